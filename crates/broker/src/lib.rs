@@ -1,0 +1,1 @@
+//! the decisions: attach, publish, subscribe, deliver.

@@ -1,0 +1,1 @@
+//! everything that involves another node: members, leases, routes, forwarding lanes, shard clients.

@@ -1,0 +1,1 @@
+//! carries bytes between sockets and sessions; one task owns one connection.

@@ -1,0 +1,1 @@
+//! the replicated state machines, control and shard: apply(command) to reply and effects; pure.

@@ -1,0 +1,2 @@
+//! The zwerm program.
+fn main() {}

@@ -1,0 +1,1 @@
+//! who wants this topic: filter tries, shared groups, retained index; pure.

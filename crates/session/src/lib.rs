@@ -1,0 +1,1 @@
+//! one client's MQTT protocol state: input and instant in, outputs out; pure.

@@ -1,0 +1,1 @@
+//! durable bytes on one machine behind one Engine trait.

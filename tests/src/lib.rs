@@ -1,0 +1,1 @@
+//! Tests that need several nodes or real clients.
