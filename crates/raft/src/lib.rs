@@ -1,1 +1,27 @@
-//! hosts many Raft groups on one store and one network; knows no MQTT and no gRPC.
+//! Hosts many Raft groups on one store and one network.
+//!
+//! Knows openraft, log records and snapshots. Does not know MQTT, gRPC, what a command means ([`Machine`]) or
+//! how bytes reach another node ([`Network`]).
+//!
+//! Start at [`Host`]: it opens a [`Group`] per state machine; a `Group` proposes commands and shows its
+//! [`GroupStatus`]. All groups of a host share one log writer thread, so that appends which wait at the same
+//! time share one `fdatasync`.
+
+mod config;
+mod error;
+mod group;
+mod host;
+mod machine;
+mod network;
+mod status;
+
+pub use config::Config;
+pub use error::{HandleError, HostError, MembersError, ProposeError};
+pub use group::{Group, GroupId, Proposed};
+pub use host::{FlushStats, Host};
+pub use machine::Machine;
+pub use network::{Network, NetworkError};
+pub use status::{GroupStatus, Role};
+
+/// Random identity of a node, never used again after its volume is lost.
+pub type NodeId = u64;

@@ -1,0 +1,201 @@
+//! The key spaces: who owns which first byte of a key, and how the rest of the key is laid out.
+//!
+//! Numbers in keys are big-endian, so that key order is number order. What a value means is the business of
+//! the crate that writes it; the type here names it. A prefix byte, once released, is never used again for
+//! something else.
+
+/// One prefix byte: a region of the database with one kind of key and one kind of value.
+pub trait KeySpace {
+    /// First byte of every key.
+    const PREFIX: u8;
+    /// For logs and tools.
+    const NAME: &'static str;
+    /// What identifies a record.
+    type Key: Copy;
+
+    /// The bytes of a key.
+    fn key(key: Self::Key) -> Vec<u8>;
+}
+
+/// Version of the layout of this database: four bytes, big-endian ([`format`](crate::format)).
+#[derive(Debug)]
+pub struct Format;
+
+/// Vote of a Raft group: term and candidate (`zwerm.raft.v1.VoteRecord`).
+#[derive(Debug)]
+pub struct RaftVote;
+
+/// Last committed log id of a Raft group, written lazily (`zwerm.raft.v1.LogIdRecord`).
+#[derive(Debug)]
+pub struct RaftCommitted;
+
+/// Last purged log id of a Raft group (`zwerm.raft.v1.LogIdRecord`).
+#[derive(Debug)]
+pub struct RaftPurged;
+
+/// Log entries of a Raft group: one record holds the entries of one append, at most
+/// [`Batch::MAX_VALUE`](crate::Batch::MAX_VALUE) bytes; a larger entry continues in following chunks.
+#[derive(Debug)]
+pub struct RaftLog;
+
+/// The current snapshot of a Raft group (`zwerm.raft.v1.SnapshotRecord`): names the chunks that hold it.
+#[derive(Debug)]
+pub struct RaftSnapshot;
+
+/// Chunks of the bytes of a snapshot.
+#[derive(Debug)]
+pub struct RaftSnapshotChunk;
+
+/// Key of a [`RaftLog`] record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogKey {
+    /// Raft group.
+    pub group: u32,
+    /// Index of the first entry of the record.
+    pub first_index: u64,
+    /// 0, or the position in the chunks of one large entry.
+    pub chunk: u32,
+}
+
+/// Key of a [`RaftSnapshotChunk`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChunkKey {
+    /// Raft group.
+    pub group: u32,
+    /// Number of the snapshot among those of its group.
+    pub snapshot: u64,
+    /// Position of the chunk.
+    pub chunk: u32,
+}
+
+macro_rules! per_group {
+    ($space:ident, $prefix:literal, $name:literal) => {
+        impl KeySpace for $space {
+            const PREFIX: u8 = $prefix;
+            const NAME: &'static str = $name;
+            type Key = u32;
+
+            fn key(group: u32) -> Vec<u8> {
+                let mut key = vec![Self::PREFIX];
+                key.extend_from_slice(&group.to_be_bytes());
+                key
+            }
+        }
+    };
+}
+
+per_group!(RaftVote, 0x10, "raft vote");
+per_group!(RaftCommitted, 0x11, "raft committed");
+per_group!(RaftPurged, 0x12, "raft purged");
+per_group!(RaftSnapshot, 0x14, "raft snapshot");
+
+impl KeySpace for Format {
+    const PREFIX: u8 = 0x00;
+    const NAME: &'static str = "format";
+    type Key = ();
+
+    fn key((): ()) -> Vec<u8> {
+        vec![Self::PREFIX]
+    }
+}
+
+impl KeySpace for RaftLog {
+    const PREFIX: u8 = 0x13;
+    const NAME: &'static str = "raft log";
+    type Key = LogKey;
+
+    fn key(key: LogKey) -> Vec<u8> {
+        numbered(Self::PREFIX, key.group, key.first_index, key.chunk)
+    }
+}
+
+impl RaftLog {
+    /// Reads a key back; `None` if it is not one of this space.
+    pub fn parse(key: &[u8]) -> Option<LogKey> {
+        let (group, first_index, chunk) = parse_numbered(Self::PREFIX, key)?;
+        Some(LogKey { group, first_index, chunk })
+    }
+}
+
+impl KeySpace for RaftSnapshotChunk {
+    const PREFIX: u8 = 0x15;
+    const NAME: &'static str = "raft snapshot chunk";
+    type Key = ChunkKey;
+
+    fn key(key: ChunkKey) -> Vec<u8> {
+        numbered(Self::PREFIX, key.group, key.snapshot, key.chunk)
+    }
+}
+
+impl RaftSnapshotChunk {
+    /// Reads a key back; `None` if it is not one of this space.
+    pub fn parse(key: &[u8]) -> Option<ChunkKey> {
+        let (group, snapshot, chunk) = parse_numbered(Self::PREFIX, key)?;
+        Some(ChunkKey { group, snapshot, chunk })
+    }
+}
+
+/// Group of a key of one of the per-group spaces; `None` if the key is too short.
+pub fn group_of(key: &[u8]) -> Option<u32> {
+    key.get(1..5)?.try_into().ok().map(u32::from_be_bytes)
+}
+
+fn numbered(prefix: u8, group: u32, number: u64, chunk: u32) -> Vec<u8> {
+    let mut key = Vec::with_capacity(17);
+    key.push(prefix);
+    key.extend_from_slice(&group.to_be_bytes());
+    key.extend_from_slice(&number.to_be_bytes());
+    key.extend_from_slice(&chunk.to_be_bytes());
+    key
+}
+
+fn parse_numbered(prefix: u8, key: &[u8]) -> Option<(u32, u64, u32)> {
+    let (&found, rest) = key.split_first()?;
+    if found != prefix || rest.len() != 16 {
+        return None;
+    }
+    let group = u32::from_be_bytes(rest.get(..4)?.try_into().ok()?);
+    let number = u64::from_be_bytes(rest.get(4..12)?.try_into().ok()?);
+    let chunk = u32::from_be_bytes(rest.get(12..)?.try_into().ok()?);
+    Some((group, number, chunk))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_key_space_has_a_prefix_of_its_own() {
+        let all = [
+            (Format::PREFIX, Format::NAME),
+            (RaftVote::PREFIX, RaftVote::NAME),
+            (RaftCommitted::PREFIX, RaftCommitted::NAME),
+            (RaftPurged::PREFIX, RaftPurged::NAME),
+            (RaftLog::PREFIX, RaftLog::NAME),
+            (RaftSnapshot::PREFIX, RaftSnapshot::NAME),
+            (RaftSnapshotChunk::PREFIX, RaftSnapshotChunk::NAME),
+        ];
+        assert_eq!(all.iter().map(|(prefix, _)| prefix).collect::<BTreeSet<_>>().len(), all.len());
+        assert_eq!(all.iter().map(|(_, name)| name).collect::<BTreeSet<_>>().len(), all.len());
+    }
+
+    #[test]
+    fn keys_are_frozen_and_read_back() {
+        let key = LogKey { group: 0x0102, first_index: 0x0304, chunk: 5 };
+        let bytes = RaftLog::key(key);
+        assert_eq!(bytes, [0x13, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 3, 4, 0, 0, 0, 5]);
+        assert_eq!(RaftLog::parse(&bytes), Some(key));
+        assert_eq!(RaftSnapshotChunk::parse(&bytes), None);
+        assert_eq!(group_of(&bytes), Some(0x0102));
+        assert_eq!(RaftVote::key(7), [0x10, 0, 0, 0, 7]);
+    }
+
+    #[test]
+    fn log_keys_sort_by_group_then_index_then_chunk() {
+        let key = |group, first_index, chunk| RaftLog::key(LogKey { group, first_index, chunk });
+        let sorted = [key(0, 9, 0), key(0, 256, 0), key(0, 256, 1), key(1, 1, 0)];
+        assert!(sorted.is_sorted());
+    }
+}
