@@ -1,0 +1,278 @@
+//! The HTTP port over a real socket, with a scripted node behind it.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Bytes;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use zwerm_admin::*;
+
+struct Scripted {
+    ready: AtomicBool,
+}
+
+impl NodeView for Scripted {
+    fn status(&self) -> NodeStatus {
+        NodeStatus {
+            cluster_id: Some("c1".into()),
+            version: "0.1.0".into(),
+            node: ThisNode { id: NodeId(u64::MAX), name: "node-1".into(), incarnation: 3, uptime_s: 9 },
+            readiness: self.readiness(),
+            nodes: vec![NodeRow {
+                id: NodeId(1),
+                name: "node-1".into(),
+                state: NodeState::Up,
+                role: VoterRole::Leader,
+                incarnation: 3,
+                since_ms: 1,
+                cluster_addr: "127.0.0.1:7100".into(),
+                mqtt_addr: "127.0.0.1:1883".into(),
+                http_addr: "127.0.0.1:8080".into(),
+            }],
+            groups: vec![GroupRow {
+                group: "shard-0".into(),
+                state: GroupState::Leader,
+                leader: Some(NodeId(1)),
+                term: 2,
+                voters: vec![NodeId(1), NodeId(2)],
+                last_log: Some(10),
+                committed: Some(9),
+                applied: Some(9),
+                snapshot: None,
+                lag: vec![Lag { node: NodeId(2), entries: 1 }],
+                clients: Some(4),
+                retained: Some(5),
+            }],
+            sessions: Sessions { connected: 2, subscriptions: 3, routes: 4 },
+            totals: self.totals(),
+            storage: Storage { sync: "fsync".into(), size_bytes: Some(4096) },
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        let ready = self.ready.load(Ordering::Relaxed);
+        Readiness::unless(if ready { vec![] } else { vec!["no lease from the control leader".into()] })
+    }
+
+    fn totals(&self) -> Totals {
+        Totals { messages_in: 7, ..Totals::default() }
+    }
+
+    fn metrics(&self, out: &mut Exposition) {
+        out.counter("received_messages", "PUBLISH packets from clients", 7);
+    }
+}
+
+struct Running {
+    view: Arc<Scripted>,
+    server: Server,
+    shutdown: CancellationToken,
+}
+
+async fn running() -> Running {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let view = Arc::new(Scripted { ready: AtomicBool::new(true) });
+    let shutdown = CancellationToken::new();
+    let server = Server::start(listener, view.clone(), shutdown.clone()).unwrap();
+    Running { view, server, shutdown }
+}
+
+impl Running {
+    async fn request(&self, method: &str, path: &str) -> (StatusCode, String, String) {
+        let stream = TcpStream::connect(self.server.address()).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let driver = tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "x")
+            .body(Empty::<Bytes>::new())
+            .unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        let code = response.status();
+        let kind =
+            response.headers().get("content-type").map_or("", |kind| kind.to_str().unwrap()).to_owned();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        drop(sender);
+        driver.await.unwrap().unwrap();
+        (code, kind, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn json(&self, path: &str) -> (StatusCode, Value) {
+        let (code, kind, body) = self.request("GET", path).await;
+        assert_eq!(kind, "application/json");
+        (code, serde_json::from_str(&body).unwrap())
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.server.stopped().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn healthz_says_that_the_process_lives() {
+    let node = running().await;
+    let (code, _, body) = node.request("GET", "/healthz").await;
+    assert_eq!((code, body.as_str()), (StatusCode::OK, "ok\n"));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn readyz_is_503_with_reasons_until_the_node_is_ready() {
+    let node = running().await;
+    node.view.ready.store(false, Ordering::Relaxed);
+    let (code, body) = node.json("/readyz").await;
+    assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(body["ready"], false);
+    assert_eq!(body["reasons"][0], "no lease from the control leader");
+    node.view.ready.store(true, Ordering::Relaxed);
+    let (code, body) = node.json("/readyz").await;
+    assert_eq!((code, &body["ready"]), (StatusCode::OK, &Value::Bool(true)));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn metrics_are_prometheus_text() {
+    let node = running().await;
+    let (code, kind, body) = node.request("GET", "/metrics").await;
+    assert_eq!((code, kind.as_str()), (StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8"));
+    assert!(body.contains("\nzwerm_received_messages_total 7\n"), "{body}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn status_survives_the_way_to_json_and_back() {
+    let node = running().await;
+    let (code, _, body) = node.request("GET", "/api/v1/status").await;
+    assert_eq!(code, StatusCode::OK);
+    let status: Status = serde_json::from_str(&body).unwrap();
+    assert_eq!(status.known, node.view.status());
+    let value: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(value["node"]["id"], "ffffffffffffffff");
+    node.stop().await;
+}
+
+/// Checks `value` against `schema` in the manner of a strict JSON Schema validator, as far as the document
+/// uses it: `$ref`, `oneOf`, `enum`, types, and objects with neither missing nor extra members.
+fn conforms(document: &Value, schema: &Value, value: &Value, at: &str) {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let name = reference.strip_prefix("#/components/schemas/").unwrap();
+        let target = &document["components"]["schemas"][name];
+        assert!(target.is_object(), "{reference} leads nowhere");
+        return conforms(document, target, value, at);
+    }
+    if let Some(choices) = schema["oneOf"].as_array() {
+        let choice = choices.iter().find(|choice| (choice["type"] == "null") == value.is_null()).unwrap();
+        return conforms(document, choice, value, at);
+    }
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_u64() && schema["type"] != "number" => "integer",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let declared = &schema["type"];
+    let allowed =
+        declared == kind || declared.as_array().is_some_and(|kinds| kinds.iter().any(|k| k == kind));
+    assert!(allowed, "{at} is {kind}, the document says {declared}");
+    if let Some(choices) = schema["enum"].as_array() {
+        assert!(choices.contains(value), "{at} = {value} is not among {choices:?}");
+    }
+    for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+        conforms(document, &schema["items"], item, &format!("{at}[{index}]"));
+    }
+    if let Some(object) = value.as_object() {
+        let properties = schema["properties"].as_object().unwrap();
+        let described: Vec<_> = properties.keys().collect();
+        let mut given: Vec<_> = object.keys().collect();
+        given.sort();
+        let mut sorted = described;
+        sorted.sort();
+        assert_eq!(given, sorted, "members of {at}");
+        for (name, member) in object {
+            conforms(document, &properties[name], member, &format!("{at}.{name}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_openapi_document_is_true_of_every_path() {
+    let node = running().await;
+    let (_, document) = node.json("/api/v1/openapi.json").await;
+    let (_, missing) = node.json("/nowhere").await;
+    let mut listed: Vec<_> =
+        missing["paths"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+    listed.sort_unstable();
+    let mut described: Vec<_> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+    described.sort_unstable();
+    assert_eq!(listed, described);
+    for path in described {
+        let (code, kind, body) = node.request("GET", path).await;
+        let answer = &document["paths"][path]["get"]["responses"][code.as_str()]["content"];
+        let kind = kind.split(';').next().unwrap();
+        assert!(answer[kind].is_object(), "{path} answers {code} with {kind}, the document does not say so");
+        if kind == "application/json" && path != "/api/v1/openapi.json" {
+            let value = serde_json::from_str(&body).unwrap();
+            conforms(&document, &answer[kind]["schema"], &value, path);
+        }
+    }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn an_unknown_path_is_a_404_in_json_that_lists_the_known_ones() {
+    let node = running().await;
+    let (code, body) = node.json("/api/v2/status").await;
+    assert_eq!(code, StatusCode::NOT_FOUND);
+    assert_eq!(body["error"], "not found");
+    assert_eq!(body["path"], "/api/v2/status");
+    assert!(body["paths"].as_array().unwrap().contains(&Value::from("/metrics")));
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn another_method_than_get_is_a_405_in_json() {
+    let node = running().await;
+    let (code, kind, body) = node.request("POST", "/api/v1/status").await;
+    assert_eq!((code, kind.as_str()), (StatusCode::METHOD_NOT_ALLOWED, "application/json"));
+    assert!(body.contains("method not allowed"), "{body}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn garbage_gets_a_400_and_the_server_goes_on() {
+    let node = running().await;
+    let mut stream = TcpStream::connect(node.server.address()).await.unwrap();
+    stream.write_all(b"\x10\x00\xff\xff nonsense\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 400"), "{}", String::from_utf8_lossy(&answer));
+    let (code, _, _) = node.request("GET", "/healthz").await;
+    assert_eq!(code, StatusCode::OK);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn shutdown_does_not_wait_for_an_idle_connection() {
+    let node = running().await;
+    let mut idle = TcpStream::connect(node.server.address()).await.unwrap();
+    let (code, _, _) = node.request("GET", "/healthz").await; // the one before it was accepted, too
+    assert_eq!(code, StatusCode::OK);
+    node.stop().await;
+    let mut rest = Vec::new();
+    idle.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty());
+}
