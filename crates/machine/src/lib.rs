@@ -1,1 +1,20 @@
-//! the replicated state machines, control and shard: apply(command) to reply and effects; pure.
+//! The replicated state machines, control and shard: `apply(command) -> reply`. Pure.
+//!
+//! The same commands give the same state, the same replies and the same snapshot bytes on every node. A clone
+//! is O(1): the cluster publishes one to its readers after each batch. Knows no Raft, no network, no clock.
+//! Start at [`Control::apply`] and [`Shard::apply`]; what is on the wire and on disk is in `proto/records.proto`.
+
+mod control;
+pub mod message;
+mod shard;
+mod snapshot;
+
+pub use control::Control;
+pub use shard::{Entry, Shard};
+pub use snapshot::SnapshotError;
+
+/// The messages of `proto/records.proto`, as prost generates them.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code; its comments are in the proto")]
+pub mod records {
+    include!(concat!(env!("OUT_DIR"), "/zwerm.records.v1.rs"));
+}

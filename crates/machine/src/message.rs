@@ -1,0 +1,157 @@
+//! Between the packets of `wire` and the records that are replicated. Knows no state.
+//!
+//! Expiry is relative on the wire and absolute in a record, so both ways take the time. Start at [`record`].
+
+use bytes::Bytes;
+use thiserror::Error;
+use zwerm_wire::{MessageProperties, QoS, TopicError, TopicName};
+
+use crate::records::{Message, Properties, UserProperty, Will};
+
+/// A record that no packet could have made: its writer is broken or newer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// The topic or the response topic.
+    #[error("not a topic name: {0}")]
+    Topic(#[from] TopicError),
+    /// Neither 0, 1 nor 2.
+    #[error("{0} is no quality of service")]
+    QoS(u32),
+    /// A will without a message.
+    #[error("the message is missing")]
+    Missing,
+}
+
+/// What a PUBLISH says of its message, apart from where it goes and what it carries.
+#[derive(Debug, Clone, Copy)]
+pub struct Header<'a> {
+    /// Client id of the publisher.
+    pub publisher: &'a str,
+    /// Quality of service it was published with.
+    pub qos: QoS,
+    /// Its retain flag.
+    pub retain: bool,
+    /// Its properties.
+    pub properties: Option<&'a MessageProperties>,
+}
+
+/// The record of a message that arrived at `now_ms`.
+#[must_use]
+pub fn record(topic: &TopicName, payload: Bytes, header: Header<'_>, now_ms: u64) -> Message {
+    let expiry = header.properties.and_then(|properties| properties.message_expiry);
+    Message {
+        topic: topic.to_string(),
+        payload,
+        qos: u32::from(header.qos as u8),
+        retain: header.retain,
+        properties: header.properties.and_then(properties_record),
+        expires_at_ms: expiry.map_or(0, |seconds| after_seconds(now_ms, seconds)),
+        publisher: header.publisher.to_owned(),
+    }
+}
+
+/// The record of a will as CONNECT carries it. Its expiry starts when it fires (section 3.1.3.2.4).
+#[must_use]
+pub fn will_record(will: &zwerm_wire::Will, publisher: &str) -> Will {
+    let properties = will.properties.as_deref();
+    let header = Header { publisher, qos: will.qos, retain: will.retain, properties };
+    let message = Message { expires_at_ms: 0, ..record(&will.topic, will.payload.clone(), header, 0) };
+    Will {
+        message: Some(message),
+        delay_s: will.delay,
+        message_expiry_s: properties.and_then(|properties| properties.message_expiry),
+    }
+}
+
+/// The topic of a record.
+///
+/// # Errors
+/// [`MessageError::Topic`].
+pub fn topic(message: &Message) -> Result<TopicName, MessageError> {
+    Ok(TopicName::new(message.topic.as_str())?)
+}
+
+/// The quality of service of a record.
+///
+/// # Errors
+/// [`MessageError::QoS`].
+pub fn qos(message: &Message) -> Result<QoS, MessageError> {
+    match message.qos {
+        0 => Ok(QoS::AtMostOnce),
+        1 => Ok(QoS::AtLeastOnce),
+        2 => Ok(QoS::ExactlyOnce),
+        other => Err(MessageError::QoS(other)),
+    }
+}
+
+/// The properties to forward at `now_ms`, with what is left of the expiry (section 3.3.2.3.3), rounded up so
+/// that a message that lives is never sent with 0. `None` if it has none.
+///
+/// # Errors
+/// [`MessageError::Topic`] for the response topic.
+pub fn properties(message: &Message, now_ms: u64) -> Result<Option<Box<MessageProperties>>, MessageError> {
+    let message_expiry = (message.expires_at_ms > 0).then(|| {
+        let left = message.expires_at_ms.saturating_sub(now_ms).div_ceil(1000);
+        u32::try_from(left).unwrap_or(u32::MAX)
+    });
+    let Some(stored) = &message.properties else {
+        let only_expiry = MessageProperties { message_expiry, ..MessageProperties::default() };
+        return Ok(message_expiry.map(|_| Box::new(only_expiry)));
+    };
+    let response_topic = stored.response_topic.as_deref().map(TopicName::new).transpose()?;
+    let user = stored.user.iter().map(|pair| (pair.name.as_str().into(), pair.value.as_str().into()));
+    Ok(Some(Box::new(MessageProperties {
+        payload_format: stored.payload_format,
+        message_expiry,
+        content_type: stored.content_type.as_deref().map(Into::into),
+        response_topic,
+        correlation_data: stored.correlation_data.clone(),
+        user: user.collect(),
+    })))
+}
+
+/// Whether a message is dead at `now_ms`.
+#[must_use]
+pub fn is_expired(message: &Message, now_ms: u64) -> bool {
+    message.expires_at_ms > 0 && message.expires_at_ms <= now_ms
+}
+
+/// Checks what `apply` relies on.
+pub(crate) fn check(message: &Message) -> Result<TopicName, MessageError> {
+    qos(message)?;
+    if let Some(response) = message.properties.as_ref().and_then(|stored| stored.response_topic.as_deref()) {
+        TopicName::new(response)?;
+    }
+    topic(message)
+}
+
+/// A copy that shares no buffer with the log entry it came in: a kept message of ten bytes must not keep a
+/// batch of a megabyte alive.
+pub(crate) fn detached(message: &Message) -> Message {
+    let mut copy = message.clone();
+    copy.payload = Bytes::copy_from_slice(&message.payload);
+    if let Some(data) = copy.properties.as_mut().and_then(|stored| stored.correlation_data.as_mut()) {
+        *data = Bytes::copy_from_slice(data);
+    }
+    copy
+}
+
+/// `now_ms` plus seconds, never past the end of time.
+pub(crate) fn after_seconds(now_ms: u64, seconds: u32) -> u64 {
+    now_ms.saturating_add(u64::from(seconds) * 1000)
+}
+
+fn properties_record(properties: &MessageProperties) -> Option<Properties> {
+    let user = properties.user.iter();
+    let record = Properties {
+        payload_format: properties.payload_format,
+        content_type: properties.content_type.as_ref().map(ToString::to_string),
+        response_topic: properties.response_topic.as_ref().map(ToString::to_string),
+        correlation_data: properties.correlation_data.clone(),
+        user: user
+            .map(|(name, value)| UserProperty { name: name.to_string(), value: value.to_string() })
+            .collect(),
+    };
+    (record != Properties::default()).then_some(record)
+}
