@@ -1,1 +1,19 @@
-//! one client's MQTT protocol state: input and instant in, outputs out; pure.
+//! One client's MQTT protocol state as a machine: input and instant in, outputs out.
+//!
+//! It checks what a client may send and when, hands application work to its owner, and remembers what is
+//! unacknowledged both ways. It knows no socket, no clock, no broker and no other client; nothing in it
+//! waits. Start at [`Session`], then read [`Input`] and [`Output`]: together they are the whole contract.
+
+mod alias;
+mod handshake;
+mod inbound;
+mod io;
+mod limits;
+mod outbound;
+mod session;
+mod subscribe;
+
+pub use alias::AliasUse;
+pub use io::{Attached, Cause, Deadline, Ending, Input, Output};
+pub use limits::Limits;
+pub use session::Session;

@@ -1,0 +1,189 @@
+//! Messages from the client: duplicates, receive maximum, and acknowledgements that wait for `Accepted`.
+//!
+//! Knows not where messages go. The client's identifiers for SUBSCRIBE and UNSUBSCRIBE live in the same
+//! table, for they are of one space (section 2.2.1). Start at `Session::publish`.
+
+use std::collections::BTreeMap;
+
+use zwerm_wire::{Ack, Packet, PacketId, Publish, QoS, ReasonCode};
+
+use crate::{Cause, Output, Session};
+
+/// Every identifier the client has under way; one that is not in here is free (S2).
+#[derive(Debug, Default)]
+pub(crate) struct Inbound {
+    taken: BTreeMap<PacketId, Taken>,
+    /// How many of them are messages: what the receive maximum counts.
+    messages: usize,
+    /// How many of them wait for the broker.
+    pending: usize,
+}
+
+/// What goes on under an identifier of the client.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// QoS 1 PUBLISH: PUBACK follows `Accepted`.
+    AtLeastOnce,
+    /// QoS 2 PUBLISH: PUBREC follows `Accepted`.
+    ExactlyOnce,
+    /// PUBREC was sent: the client's PUBREL is awaited.
+    Received,
+    /// SUBSCRIBE: SUBACK follows `Subscribed`. `Some`: the filters refused here, and why, by position.
+    Subscribe(Option<Box<[Option<ReasonCode>]>>),
+    /// UNSUBSCRIBE: UNSUBACK follows `Unsubscribed`.
+    Unsubscribe,
+}
+
+impl Taken {
+    fn is_message(&self) -> bool {
+        matches!(self, Self::AtLeastOnce | Self::ExactlyOnce | Self::Received)
+    }
+
+    fn is_pending(&self) -> bool {
+        *self != Self::Received
+    }
+}
+
+impl Inbound {
+    pub(crate) fn get(&self, packet_id: PacketId) -> Option<&Taken> {
+        self.taken.get(&packet_id)
+    }
+
+    pub(crate) fn insert(&mut self, packet_id: PacketId, taken: Taken) {
+        self.remove(packet_id);
+        self.messages += usize::from(taken.is_message());
+        self.pending += usize::from(taken.is_pending());
+        self.taken.insert(packet_id, taken);
+    }
+
+    pub(crate) fn remove(&mut self, packet_id: PacketId) -> Option<Taken> {
+        let taken = self.taken.remove(&packet_id)?;
+        self.messages -= usize::from(taken.is_message());
+        self.pending -= usize::from(taken.is_pending());
+        Some(taken)
+    }
+}
+
+impl Session {
+    /// Packets handed out that the broker has not answered. For back-pressure: a driver that stops reading
+    /// at some number of these bounds what a 3.x client, which knows no receive maximum, has under way.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.inbound.pending
+    }
+
+    pub(crate) fn publish(&mut self, mut publish: Publish) {
+        let most = self.limits.topic_alias_maximum;
+        match self.aliases_in.resolve(publish.topic.take(), publish.topic_alias.take(), most) {
+            Ok(topic) => publish.topic = Some(topic),
+            Err(reason) => return self.violate(reason),
+        }
+        if let Some(reason) = self.refuse(&publish) {
+            return self.violate(reason);
+        }
+        let taken = match (publish.qos, publish.packet_id) {
+            (QoS::AtMostOnce, _) => None,
+            (QoS::AtLeastOnce, Some(packet_id)) => Some((packet_id, Taken::AtLeastOnce)),
+            (QoS::ExactlyOnce, Some(packet_id)) => Some((packet_id, Taken::ExactlyOnce)),
+            // the decoder lets none through
+            (QoS::AtLeastOnce | QoS::ExactlyOnce, None) => return self.violate(ReasonCode::ProtocolError),
+        };
+        if let Some((packet_id, taken)) = taken
+            && !self.take_id(packet_id, taken, publish.dup)
+        {
+            return;
+        }
+        self.put(Output::Publish(publish));
+    }
+
+    fn refuse(&self, publish: &Publish) -> Option<ReasonCode> {
+        if !publish.subscription_ids.is_empty() {
+            return Some(ReasonCode::ProtocolError);
+        }
+        if publish.qos > self.limits.max_qos {
+            return Some(ReasonCode::QoSNotSupported);
+        }
+        (publish.retain && !self.limits.retain_available).then_some(ReasonCode::RetainNotSupported)
+    }
+
+    /// Whether a message under this identifier is a new one. What it is instead is dealt with.
+    fn take_id(&mut self, packet_id: PacketId, taken: Taken, dup: bool) -> bool {
+        match (&taken, self.inbound.get(packet_id)) {
+            (_, None) => {
+                let full = self.inbound.messages >= usize::from(self.limits.receive_maximum.get());
+                if full && self.speaks_v5() {
+                    self.violate(ReasonCode::ReceiveMaximumExceeded);
+                    return false;
+                }
+                self.inbound.insert(packet_id, taken);
+                return true;
+            }
+            // a duplicate: the client gets its PUBREC again, its subscribers get nothing (section 4.3.3)
+            (Taken::ExactlyOnce, Some(Taken::Received)) => {
+                self.send(Packet::PubRec(Ack::success(packet_id)));
+            }
+            // a duplicate of what is not acknowledged yet: the acknowledgement is on its way
+            (Taken::ExactlyOnce, Some(Taken::ExactlyOnce)) => {}
+            (Taken::AtLeastOnce, Some(Taken::AtLeastOnce)) if dup => {}
+            (_, Some(_)) => self.refuse_id(packet_id, &taken),
+        }
+        false
+    }
+
+    /// The client used an identifier twice at once. Acknowledging would promise something about a message
+    /// that was not taken, so a 3.x client, which cannot be told, is cut off.
+    fn refuse_id(&mut self, packet_id: PacketId, taken: &Taken) {
+        if !self.speaks_v5() {
+            return self.violate(ReasonCode::PacketIdentifierInUse);
+        }
+        let ack = Ack { packet_id, reason: ReasonCode::PacketIdentifierInUse, properties: None };
+        self.send(match taken {
+            Taken::ExactlyOnce => Packet::PubRec(ack),
+            _ => Packet::PubAck(ack),
+        });
+    }
+
+    /// The broker's word on a message: only now it is acknowledged (S3).
+    pub(crate) fn accepted(&mut self, packet_id: PacketId, reason: ReasonCode) {
+        let exactly_once = match self.inbound.get(packet_id) {
+            Some(Taken::AtLeastOnce) => false,
+            Some(Taken::ExactlyOnce) => true,
+            _ => return,
+        };
+        let Some(reason) = self.acknowledgement(reason) else {
+            return self.end(Cause::Violation(reason), None, None);
+        };
+        if exactly_once && !reason.is_error() {
+            self.inbound.insert(packet_id, Taken::Received);
+        } else {
+            self.inbound.remove(packet_id);
+        }
+        let ack = Ack { packet_id, reason, properties: None };
+        self.send(if exactly_once { Packet::PubRec(ack) } else { Packet::PubAck(ack) });
+    }
+
+    /// What the acknowledgement says. 3.x can only say yes: a message the client may not publish is
+    /// acknowledged and dropped (MQTT-3.3.5-2 of 3.1.1); one that is not safe must not be, and the only
+    /// way to say so is to close (`None`).
+    fn acknowledgement(&self, reason: ReasonCode) -> Option<ReasonCode> {
+        if self.speaks_v5() {
+            return Some(reason);
+        }
+        let says_yes = !reason.is_error() || reason == ReasonCode::NotAuthorized;
+        says_yes.then_some(ReasonCode::Success)
+    }
+
+    /// PUBREL ends QoS 2 (section 3.6).
+    pub(crate) fn pubrel(&mut self, ack: &Ack) {
+        let reason = match self.inbound.get(ack.packet_id) {
+            Some(Taken::Received) => {
+                self.inbound.remove(ack.packet_id);
+                ReasonCode::Success
+            }
+            // before our PUBREC, or under the identifier of something else
+            Some(_) => return self.violate(ReasonCode::ProtocolError),
+            None => self.unknown_id(),
+        };
+        self.send(Packet::PubComp(Ack { packet_id: ack.packet_id, reason, properties: None }));
+    }
+}

@@ -1,0 +1,302 @@
+//! The machine: phases, dispatch of packets, deadlines, and how a connection ends.
+//!
+//! Knows no details of any exchange: CONNECT is in `handshake`, messages from the client in `inbound`,
+//! messages to it in `outbound`, subscriptions in `subscribe`. Start at [`Session::handle`].
+
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use bytestring::ByteString;
+use smallvec::SmallVec;
+use zwerm_wire::{Disconnect, Packet, Protocol, ReasonCode};
+
+use crate::alias::{InboundAliases, OutboundAliases};
+use crate::handshake::{connack_reason, refusal};
+use crate::inbound::Inbound;
+use crate::outbound::Outbound;
+use crate::{Cause, Deadline, Ending, Input, Limits, Output};
+
+/// Bytes of a DISCONNECT around its reason string: header, lengths, code and property id, rounded up.
+const DISCONNECT_OVERHEAD: usize = 16;
+
+/// One client's protocol state, from the opening of its link to its end.
+///
+/// Hand it every [`Input`] with the instant it happened, then [`poll`](Self::poll) until `None`.
+/// A few hundred bytes while nothing is under way.
+#[derive(Debug)]
+pub struct Session {
+    pub(crate) limits: Limits,
+    pub(crate) phase: Phase,
+    /// When the link was opened, later when the client last gave a sign of life.
+    heard: Instant,
+    pub(crate) client: Client,
+    pub(crate) inbound: Inbound,
+    pub(crate) outbound: Outbound,
+    pub(crate) aliases_in: InboundAliases,
+    pub(crate) aliases_out: OutboundAliases,
+    /// At most two come of one input: a last word and the closing.
+    outputs: SmallVec<[Output; 2]>,
+    ending: Option<Ending>,
+}
+
+/// How far the connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Waits for CONNECT.
+    Connecting,
+    /// CONNECT was handed over; waits for `Attached` or `Refused`.
+    Attaching,
+    /// CONNACK was sent.
+    Open,
+    /// `Close` was put out; nothing matters any more.
+    Closed,
+}
+
+/// What CONNECT said that is needed later.
+#[derive(Debug, Default)]
+pub(crate) struct Client {
+    pub(crate) protocol: Option<Protocol>,
+    pub(crate) bridge: bool,
+    /// Seconds, after the server's word; 0 is off.
+    pub(crate) keep_alive: u16,
+    /// `Some` when the server overruled it.
+    pub(crate) server_keep_alive: Option<u16>,
+    /// Seconds the client asked for its session to outlive the connection.
+    pub(crate) requested_expiry: u32,
+    pub(crate) maximum_packet_size: Option<NonZeroU32>,
+}
+
+impl Session {
+    /// The session of a link that was opened at `now`.
+    #[must_use]
+    pub fn new(limits: Limits, now: Instant) -> Self {
+        Self {
+            limits,
+            phase: Phase::Connecting,
+            heard: now,
+            client: Client::default(),
+            inbound: Inbound::default(),
+            outbound: Outbound::default(),
+            aliases_in: InboundAliases::default(),
+            aliases_out: OutboundAliases::default(),
+            outputs: SmallVec::new(),
+            ending: None,
+        }
+    }
+
+    /// Takes note of something that happened at `now`. Total: every input is allowed in every phase, and
+    /// after [`Output::Close`] none has an effect.
+    pub fn handle(&mut self, input: Input, now: Instant) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        match input {
+            Input::Packet(packet) => {
+                self.heard = now;
+                self.packet(packet);
+            }
+            Input::Malformed { reason, text, protocol } => self.malformed(reason, text, protocol),
+            Input::Attached(attached) => {
+                // the client's time starts with CONNACK: it may have kept silent for it
+                self.heard = now;
+                self.attached(attached);
+            }
+            Input::Refused(reason) => self.refused(reason),
+            Input::Accepted { packet_id, reason } => self.accepted(packet_id, reason),
+            Input::Subscribed { packet_id, reasons } => self.subscribed(packet_id, reasons),
+            Input::Unsubscribed { packet_id, reasons } => self.unsubscribed(packet_id, reasons),
+            Input::Kicked(reason) => self.end(Cause::Kicked(reason), Some(reason), None),
+            Input::Alive => self.heard = now,
+            Input::Tick => self.tick(now),
+            Input::LinkClosed => self.end(Cause::LinkClosed, None, None),
+        }
+    }
+
+    /// The next output, in order. To be drained after every [`handle`](Self::handle).
+    pub fn poll(&mut self) -> Option<Output> {
+        (!self.outputs.is_empty()).then(|| self.outputs.remove(0))
+    }
+
+    /// When to hand in [`Input::Tick`], and why then. `None` while attaching (the broker bounds that), without
+    /// keep alive, and at the end.
+    #[must_use]
+    pub fn deadline(&self) -> Option<(Instant, Deadline)> {
+        let (wait, why) = match self.phase {
+            Phase::Connecting => (self.limits.connect_timeout, Deadline::Connect),
+            Phase::Open if self.client.keep_alive > 0 => {
+                (Duration::from_millis(u64::from(self.client.keep_alive) * 1500), Deadline::KeepAlive)
+            }
+            Phase::Open | Phase::Attaching | Phase::Closed => return None,
+        };
+        Some((self.heard.checked_add(wait)?, why))
+    }
+
+    /// CONNECT was handed over and is not answered: no packet may be handed in.
+    #[must_use]
+    pub fn is_attaching(&self) -> bool {
+        self.phase == Phase::Attaching
+    }
+
+    /// CONNACK was sent and nothing ended the connection.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Nothing more will come out of it.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.phase == Phase::Closed
+    }
+
+    /// The version of CONNECT; `None` before it.
+    #[must_use]
+    pub fn protocol(&self) -> Option<Protocol> {
+        self.client.protocol
+    }
+
+    /// The largest packet in bytes that the client takes; `None` is no limit. Enforced by the driver, for
+    /// only it knows sizes (section 3.1.2.11.4).
+    #[must_use]
+    pub fn client_maximum_packet_size(&self) -> Option<u32> {
+        self.client.maximum_packet_size.map(NonZeroU32::get)
+    }
+
+    /// How the connection ended; `Some` from the moment [`Output::Close`] is put out.
+    #[must_use]
+    pub fn ending(&self) -> Option<Ending> {
+        self.ending
+    }
+
+    pub(crate) fn speaks_v5(&self) -> bool {
+        self.client.protocol == Some(Protocol::V5)
+    }
+
+    pub(crate) fn put(&mut self, output: Output) {
+        self.outputs.push(output);
+    }
+
+    pub(crate) fn send(&mut self, packet: Packet) {
+        self.outputs.push(Output::Send(packet));
+    }
+
+    fn packet(&mut self, packet: Packet) {
+        match (self.phase, packet) {
+            (Phase::Connecting, Packet::Connect(connect)) => self.connect(connect),
+            // not a client of MQTT: no word, no reason (section 3.1.0)
+            (Phase::Connecting, _) => self.violate(ReasonCode::ProtocolError),
+            (Phase::Attaching, _) => self.violate(ReasonCode::ImplementationSpecificError),
+            (Phase::Open, packet) => self.open_packet(packet),
+            (Phase::Closed, _) => {}
+        }
+    }
+
+    fn open_packet(&mut self, packet: Packet) {
+        match packet {
+            Packet::Publish(publish) => self.publish(publish),
+            Packet::PubAck(ack) => self.puback(&ack),
+            Packet::PubRec(ack) => self.pubrec(&ack),
+            Packet::PubRel(ack) => self.pubrel(&ack),
+            Packet::PubComp(ack) => self.pubcomp(&ack),
+            Packet::Subscribe(subscribe) => self.subscribe(subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe),
+            Packet::PingReq => self.send(Packet::PingResp),
+            Packet::Disconnect(disconnect) => self.disconnect(&disconnect),
+            // AUTH: no method was agreed on (section 4.12); the others are the server's to send
+            Packet::Connect(_)
+            | Packet::ConnAck(_)
+            | Packet::SubAck(_)
+            | Packet::UnsubAck(_)
+            | Packet::PingResp
+            | Packet::Auth(_) => self.violate(ReasonCode::ProtocolError),
+        }
+    }
+
+    fn disconnect(&mut self, disconnect: &Disconnect) {
+        let expiry = disconnect.session_expiry.filter(|_| self.speaks_v5());
+        if self.client.requested_expiry == 0 && expiry.is_some_and(|seconds| seconds > 0) {
+            return self.violate(ReasonCode::ProtocolError); // section 3.14.2.2.2
+        }
+        self.close(Ending {
+            fire_will: disconnect.reason != ReasonCode::Success,
+            session_expiry: expiry.map(|seconds| seconds.min(self.limits.session_expiry_maximum)),
+            cause: Cause::Disconnected(disconnect.reason),
+        });
+    }
+
+    fn malformed(&mut self, reason: ReasonCode, text: String, protocol: Option<Protocol>) {
+        if self.phase == Phase::Connecting {
+            // no CONNECT was understood: only a client that can read the answer gets one
+            let understood = protocol == Some(Protocol::V5);
+            if understood || reason == ReasonCode::UnsupportedProtocolVersion {
+                self.send(refusal(connack_reason(reason), understood.then_some(text)));
+            }
+            return self.close(ending(Cause::Violation(reason)));
+        }
+        self.end(Cause::Violation(reason), Some(reason), Some(text));
+    }
+
+    fn tick(&mut self, now: Instant) {
+        let Some((at, why)) = self.deadline() else { return };
+        if now < at {
+            return;
+        }
+        let told = (why == Deadline::KeepAlive).then_some(ReasonCode::KeepAliveTimeout);
+        self.end(Cause::TimedOut(why), told, None);
+    }
+
+    /// The client broke the protocol: it is told if its version can be told, and the link closed.
+    pub(crate) fn violate(&mut self, reason: ReasonCode) {
+        self.end(Cause::Violation(reason), Some(reason), None);
+    }
+
+    /// Ends the connection from our side, with a last word where the phase and the version have one.
+    pub(crate) fn end(&mut self, cause: Cause, told: Option<ReasonCode>, text: Option<String>) {
+        if let Some(reason) = told {
+            match self.phase {
+                Phase::Attaching => self.send(refusal(connack_reason(reason), None)),
+                Phase::Open if self.speaks_v5() => {
+                    let reason_string = text.filter(|text| self.fits(text)).map(ByteString::from);
+                    let disconnect = Disconnect { reason_string, ..Disconnect::because(farewell(reason)) };
+                    self.send(Packet::Disconnect(disconnect));
+                }
+                Phase::Connecting | Phase::Open | Phase::Closed => {}
+            }
+        }
+        self.close(ending(cause));
+    }
+
+    pub(crate) fn close(&mut self, ending: Ending) {
+        self.phase = Phase::Closed;
+        self.ending = Some(ending);
+        self.put(Output::Close);
+    }
+
+    /// A DISCONNECT with this reason string is within the client's maximum packet size (section 3.14.2.2.3).
+    fn fits(&self, text: &str) -> bool {
+        let size = text.len() + DISCONNECT_OVERHEAD;
+        size <= usize::from(u16::MAX)
+            && self.client_maximum_packet_size().is_none_or(|most| size <= most as usize)
+    }
+}
+
+pub(crate) fn ending(cause: Cause) -> Ending {
+    Ending { fire_will: true, session_expiry: None, cause }
+}
+
+/// The code as a server's DISCONNECT may carry it (table in section 3.14.2.1).
+fn farewell(reason: ReasonCode) -> ReasonCode {
+    use ReasonCode as R;
+    match reason {
+        R::UnsupportedProtocolVersion
+        | R::ClientIdentifierNotValid
+        | R::BadUserNameOrPassword
+        | R::BadAuthenticationMethod
+        | R::PacketIdentifierInUse
+        | R::PacketIdentifierNotFound => R::UnspecifiedError,
+        R::ServerUnavailable => R::ServerBusy,
+        R::Banned => R::AdministrativeAction,
+        other if other.is_error() => other,
+        _ => R::UnspecifiedError,
+    }
+}
