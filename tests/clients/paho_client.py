@@ -48,6 +48,7 @@ class Client:
         self.session_present = None
         self.disconnect_reason = None
         self._acks = queue.Queue()
+        self.acknowledged_at = {}  # packet id -> when its PUBACK or PUBCOMP came
         self._published = {}
         self._published_changed = threading.Condition()
         arguments = {"client_id": client_id, "protocol": mqtt.MQTTv5 if v5 else mqtt.MQTTv311,
@@ -89,6 +90,7 @@ class Client:
     def _on_publish(self, _client, _data, mid, reason, _props):
         with self._published_changed:
             self._published[mid] = reason.value
+            self.acknowledged_at[mid] = time.monotonic()
             self._published_changed.notify_all()
 
     def _await_ack(self, mid, what):
@@ -129,6 +131,11 @@ class Client:
         if wait and qos > 0:
             return self.await_published(info.mid)
         return info.mid
+
+    def is_published(self, mid):
+        """Whether the acknowledgement of a packet id has come and was not taken yet."""
+        with self._published_changed:
+            return mid in self._published
 
     def await_published(self, mid):
         """Waits for PUBACK or PUBCOMP of a packet id; returns its reason code."""
