@@ -1,12 +1,36 @@
 //! MQTT bytes to packets and back, for 3.1, 3.1.1 and 5.0: strict, zero-copy, pure.
 //!
 //! Every byte from outside is checked here, once; what leaves this crate as a type is valid.
-//! It knows nothing of sockets, sessions or time. Start at [`Packet`].
+//! It knows nothing of sockets, sessions or time. Start at [`Packet`], then [`Decoder`] and [`encode`].
 
+mod ack;
+mod auth;
+mod connack;
+mod connect;
+mod decoder;
+mod disconnect;
+mod encode;
+mod error;
 mod packet;
+mod packet_type;
+mod properties;
+mod publish;
+mod publish_frame;
+mod read;
 mod reason;
+mod reason_table;
+mod suback;
+mod subscribe;
 mod topic;
+mod varint;
+mod write;
 
+pub use decoder::{CONNECT_LIMIT, Decoder, Role};
+pub use encode::{encode, encode_within, encoded_len};
+pub use error::{DecodeError, EncodeError};
 pub use packet::*;
+pub use packet_type::PacketType;
+pub use publish_frame::{LARGE_PAYLOAD, PublishFrame};
 pub use reason::ReasonCode;
 pub use topic::{FilterParts, ShareName, TopicError, TopicFilter, TopicName};
+pub use varint::MAX as MAX_REMAINING_LENGTH;
