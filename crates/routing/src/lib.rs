@@ -5,11 +5,14 @@
 //! Start at [`FilterTrie`]; [`RouteTable`] and [`RetainedIndex`] are its two siblings.
 
 mod filter_trie;
+mod levels;
 mod matches;
 mod retained_index;
 mod route_table;
+mod small_map;
+mod subscribers;
 
 pub use filter_trie::FilterTrie;
 pub use matches::{Matches, SharedMatch};
-pub use retained_index::RetainedIndex;
+pub use retained_index::{RetainedIndex, RetainedMatches};
 pub use route_table::RouteTable;

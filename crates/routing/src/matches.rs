@@ -58,3 +58,21 @@ impl<K, V> Default for Matches<K, V> {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cleared_result_uses_its_member_lists_again() {
+        let filter = TopicFilter::new("$share/g/a").unwrap();
+        let mut found = Matches::new();
+        found.push_group(&filter, (0..100).map(|key| (key, ())));
+        let buffer = found.shared[0].members.as_ptr();
+        found.clear();
+        assert!(found.is_empty());
+        found.push_group(&filter, (0..3).map(|key| (key, ())));
+        assert_eq!(found.shared[0].members, [(0, ()), (1, ()), (2, ())]);
+        assert_eq!(found.shared[0].members.as_ptr(), buffer);
+    }
+}

@@ -1,0 +1,98 @@
+//! Who hangs on one filter: plain subscribers and shared groups. Knows no tree. Start at [`Subscribers`].
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use zwerm_wire::TopicFilter;
+
+use crate::Matches;
+use crate::small_map::SmallMap;
+
+/// The subscribers of one filter, `$share/name/` taken off.
+#[derive(Clone)]
+pub(crate) struct Subscribers<K, V> {
+    plain: SmallMap<K, V>,
+    groups: SmallMap<Arc<str>, Group<K, V>>,
+}
+
+/// A shared group on this filter; never without members.
+#[derive(Clone)]
+struct Group<K, V> {
+    /// Kept whole, since a lookup hands it out.
+    filter: TopicFilter,
+    members: SmallMap<K, V>,
+}
+
+impl<K, V> Default for Subscribers<K, V> {
+    fn default() -> Self {
+        Self { plain: SmallMap::new(), groups: SmallMap::new() }
+    }
+}
+
+impl<K, V> Subscribers<K, V> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.plain.is_empty() && self.groups.is_empty()
+    }
+}
+
+impl<K: Ord + Clone, V: Clone> Subscribers<K, V> {
+    pub(crate) fn get(&self, filter: &TopicFilter, key: &K) -> Option<&V> {
+        match filter.parts().share {
+            None => self.plain.get(key),
+            Some(name) => self.groups.get(name)?.members.get(key),
+        }
+    }
+
+    pub(crate) fn insert(&mut self, filter: &TopicFilter, key: K, value: V) -> Option<V> {
+        let Some(name) = filter.parts().share else { return self.plain.insert(key, value) };
+        if let Some(group) = self.groups.get_mut(name) {
+            return group.members.insert(key, value);
+        }
+        let mut members = SmallMap::new();
+        members.insert(key, value);
+        self.groups.insert(name.into(), Group { filter: detached(filter), members });
+        None
+    }
+
+    pub(crate) fn remove(&mut self, filter: &TopicFilter, key: &K) -> Option<V> {
+        let Some(name) = filter.parts().share else { return self.plain.remove(key) };
+        let group = self.groups.get_mut(name)?;
+        let removed = group.members.remove(key);
+        if group.members.is_empty() {
+            self.groups.remove(name);
+        }
+        removed
+    }
+
+    pub(crate) fn add_to(&self, found: &mut Matches<K, V>) {
+        found.plain.extend(self.plain.iter().map(owned));
+        for (_, group) in self.groups.iter() {
+            found.push_group(&group.filter, group.members.iter().map(owned));
+        }
+    }
+
+    /// Plain subscribers by key, then groups by name with their members by key. `text` is the plain filter.
+    pub(crate) fn entries<'a>(
+        &'a self,
+        text: &str,
+    ) -> impl Iterator<Item = (TopicFilter, &'a K, &'a V)> + use<'a, K, V> {
+        // The text was a filter when it was inserted; had it been none, there would be nothing to list.
+        let plain = TopicFilter::new(ByteString::from(text)).ok();
+        let plain = plain
+            .into_iter()
+            .flat_map(|filter| self.plain.iter().map(move |(key, value)| (filter.clone(), key, value)));
+        let shared = self.groups.iter().flat_map(|(_, group)| {
+            group.members.iter().map(|(key, value)| (group.filter.clone(), key, value))
+        });
+        plain.chain(shared)
+    }
+}
+
+fn owned<K: Clone, V: Clone>((key, value): (&K, &V)) -> (K, V) {
+    (key.clone(), value.clone())
+}
+
+/// A copy with a buffer of its own: a filter may be a slice of the packet it came in.
+fn detached(filter: &TopicFilter) -> TopicFilter {
+    TopicFilter::new(ByteString::from(filter.as_str())).unwrap_or_else(|_| filter.clone())
+}
