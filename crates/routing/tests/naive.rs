@@ -1,5 +1,7 @@
 //! The tries against a list that is searched with `TopicFilter::matches`, under random changes.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -7,6 +9,7 @@ use zwerm_routing::{FilterTrie, Matches, RetainedIndex, RouteTable};
 use zwerm_wire::{TopicFilter, TopicName};
 
 type Model = BTreeMap<(TopicFilter, u64), u32>;
+type Members = Vec<(u64, u32)>;
 
 /// Few levels and few names, so that filters meet topics; sometimes below 60 or more equal levels, so that they
 /// meet at the depth where tries stop having nodes.
@@ -49,9 +52,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..120)
 }
 
-fn naive(model: &Model, topic: &TopicName) -> (Vec<(u64, u32)>, Vec<(TopicFilter, Vec<(u64, u32)>)>) {
+fn naive(model: &Model, topic: &TopicName) -> (Members, Vec<(TopicFilter, Members)>) {
     let mut plain = Vec::new();
-    let mut shared: BTreeMap<TopicFilter, Vec<(u64, u32)>> = BTreeMap::new();
+    let mut shared: BTreeMap<TopicFilter, Members> = BTreeMap::new();
     for ((filter, key), value) in model.iter().filter(|((filter, _), _)| filter.matches(topic)) {
         if filter.is_shared() {
             shared.entry(filter.clone()).or_default().push((*key, *value));
