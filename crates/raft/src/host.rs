@@ -1,16 +1,65 @@
 //! [`Host`]: all Raft groups of this node.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
-use zwerm_store::Engine;
+use openraft::async_runtime::WatchReceiver;
+use parking_lot::RwLock;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use zwerm_store::keyspace::{self, KeySpace, RaftLog, RaftSnapshot, RaftVote};
+use zwerm_store::{Engine, StoreError};
 
+use crate::consensus::Raft;
+use crate::log::store::LogStore;
+use crate::log::writer::Writer;
+use crate::peer::Peers;
+use crate::replica::Replica;
+use crate::snapshot::SnapshotStore;
+use crate::status::{self, Reporter};
 use crate::{Config, Group, GroupId, HandleError, HostError, Machine, Network, NodeId};
 
 /// All Raft groups of this node; clones share it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Host {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     node: NodeId,
+    config: Arc<Config>,
+    openraft: Arc<openraft::Config>,
+    engine: Arc<dyn Engine>,
+    network: Arc<dyn Network>,
+    writer: Arc<Writer>,
+    groups: RwLock<Groups>,
+}
+
+#[derive(Default)]
+struct Groups {
+    open: BTreeMap<GroupId, Open>,
+    /// Groups with state on disk.
+    known: BTreeSet<GroupId>,
+    /// Groups that are being opened.
+    opening: BTreeSet<GroupId>,
+    closed: bool,
+}
+
+struct Open {
+    group: Group,
+    reporter: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let groups: Vec<_> = self.inner.groups.read().open.keys().copied().collect();
+        f.debug_struct("Host")
+            .field("node", &self.inner.node)
+            .field("groups", &groups)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What the shared log writer did since the start.
@@ -18,7 +67,7 @@ pub struct Host {
 pub struct FlushStats {
     /// Syncs of the engine.
     pub syncs: u64,
-    /// Requests that those syncs made durable (appends, votes, truncations).
+    /// Requests that those syncs made durable (appends and votes).
     pub requests: u64,
     /// Bytes committed.
     pub bytes: u64,
@@ -33,49 +82,147 @@ impl Host {
     /// [`HostError::Config`], or when the store cannot be read.
     pub async fn start(
         node: NodeId,
-        _config: Config,
-        _engine: Arc<dyn Engine>,
-        _network: Arc<dyn Network>,
+        config: Config,
+        engine: Arc<dyn Engine>,
+        network: Arc<dyn Network>,
     ) -> Result<Self, HostError> {
-        Ok(Self { node })
+        let openraft = Arc::new(config.to_openraft()?);
+        let reader = Arc::clone(&engine);
+        let known = blocking(move || groups_on_disk(reader.as_ref())).await?;
+        let writer = Writer::start(Arc::clone(&engine))
+            .map_err(|source| StoreError::Io { action: "start the log writer", source })?;
+        let groups = RwLock::new(Groups { known, ..Groups::default() });
+        let (config, writer) = (Arc::new(config), Arc::new(writer));
+        Ok(Self { inner: Arc::new(Inner { node, config, openraft, engine, network, writer, groups }) })
     }
 
     /// This node.
     pub fn node(&self) -> NodeId {
-        self.node
+        self.inner.node
     }
 
     /// Opens a group: restores snapshot and log from the engine, then takes part.
     ///
     /// # Errors
-    /// [`HostError::Group`] if it is open already, or when its state cannot be read.
-    pub async fn open(&self, group: GroupId, _machine: Box<dyn Machine>) -> Result<Group, HostError> {
-        Err(HostError::Group(group.0, "not built yet".into()))
+    /// [`HostError::Group`] if it is open already or its state cannot be restored.
+    pub async fn open(&self, id: GroupId, machine: Box<dyn Machine>) -> Result<Group, HostError> {
+        self.reserve(id)?;
+        let opened = self.restore(id, machine).await;
+        let mut groups = self.inner.groups.write();
+        groups.opening.remove(&id);
+        let open = opened?;
+        let group = open.group.clone();
+        groups.known.insert(id);
+        groups.open.insert(id, open);
+        Ok(group)
+    }
+
+    fn reserve(&self, id: GroupId) -> Result<(), HostError> {
+        let mut groups = self.inner.groups.write();
+        if groups.closed {
+            return Err(HostError::Group(id.0, "the host is shutting down".into()));
+        }
+        if groups.open.contains_key(&id) || !groups.opening.insert(id) {
+            return Err(HostError::Group(id.0, "it is open already".into()));
+        }
+        Ok(())
+    }
+
+    async fn restore(&self, id: GroupId, machine: Box<dyn Machine>) -> Result<Open, HostError> {
+        let Inner { node, config, openraft, network, .. } = self.inner.as_ref();
+        let (log, snapshots) = self.read_disk(id).await?;
+        let unsnapshotted = Arc::new(AtomicU64::new(0));
+        let replica = Replica::new(machine, Arc::new(snapshots), Arc::clone(&unsnapshotted));
+        let (network, peers_config) = (Arc::clone(network), Arc::clone(config));
+        let peers = Peers { node: *node, group: id, network, config: peers_config };
+        let raft = Raft::new(*node, Arc::clone(openraft), peers, log, replica)
+            .await
+            .map_err(|error| HostError::Group(id.0, error.to_string()))?;
+        let (sender, status) = watch::channel(status::of(id, &raft.metrics().borrow_watched()));
+        let reporter = Reporter { id, raft: raft.clone(), status: sender, unsnapshotted };
+        let reporter = tokio::spawn(reporter.run(config.snapshot_after_bytes));
+        Ok(Open { group: Group::new(id, *node, raft, status, config.propose_timeout), reporter })
+    }
+
+    async fn read_disk(&self, id: GroupId) -> Result<(LogStore, SnapshotStore), HostError> {
+        let (engine, writer) = (Arc::clone(&self.inner.engine), Arc::clone(&self.inner.writer));
+        let (cache, request) = (self.inner.config.log_cache_bytes, self.inner.config.max_request_bytes);
+        let opened = blocking(move || {
+            let snapshots = SnapshotStore::open(id.0, Arc::clone(&engine))?;
+            Ok((LogStore::open(id.0, engine, writer, cache, request)?, snapshots))
+        })
+        .await?;
+        opened.0.resume_purge().await.map_err(|error| HostError::Group(id.0, error.to_string()))?;
+        Ok(opened)
     }
 
     /// What a peer's [`Network::call`] arrives as.
     ///
     /// # Errors
     /// See [`HandleError`].
-    pub async fn handle(&self, _from: NodeId, group: GroupId, _request: Bytes) -> Result<Bytes, HandleError> {
-        Err(HandleError::UnknownGroup(group.0))
+    pub async fn handle(&self, from: NodeId, group: GroupId, request: Bytes) -> Result<Bytes, HandleError> {
+        let Some(open) = self.group(group) else { return Err(HandleError::UnknownGroup(group.0)) };
+        open.handle(request).await.inspect_err(|error| {
+            tracing::debug!(from, group = group.0, %error, "a peer's request got no reply");
+        })
     }
 
     /// An open group.
-    pub fn group(&self, _group: GroupId) -> Option<Group> {
-        None
+    pub fn group(&self, group: GroupId) -> Option<Group> {
+        self.inner.groups.read().open.get(&group).map(|open| open.group.clone())
     }
 
     /// Groups that have state on disk, open or not, in order.
     pub fn known_groups(&self) -> Vec<GroupId> {
-        Vec::new()
+        self.inner.groups.read().known.iter().copied().collect()
     }
 
     /// Counters of the log writer.
     pub fn flush_stats(&self) -> FlushStats {
-        FlushStats::default()
+        self.inner.writer.stats()
     }
 
-    /// Closes all groups and the log writer; returns when their tasks and thread have ended.
-    pub async fn shutdown(&self) {}
+    /// Closes all groups and the log writer; returns when their tasks and thread have ended. A group that is
+    /// being opened meanwhile is not closed: end that first.
+    pub async fn shutdown(&self) {
+        let open = {
+            let mut groups = self.inner.groups.write();
+            groups.closed = true;
+            std::mem::take(&mut groups.open)
+        };
+        futures::future::join_all(open.values().map(|open| open.group.shutdown())).await;
+        for (id, Open { reporter, .. }) in open {
+            if reporter.await.is_err() {
+                tracing::error!(group = id.0, "the group's reporter panicked");
+            }
+        }
+        let writer = Arc::clone(&self.inner.writer);
+        if tokio::task::spawn_blocking(move || writer.stop()).await.is_err() {
+            tracing::error!("the log writer could not be stopped");
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, HostError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.map_err(|error| StoreError::Damaged(format!("reading panicked: {error}")))?;
+    Ok(done?)
+}
+
+fn groups_on_disk(engine: &dyn Engine) -> Result<BTreeSet<GroupId>, StoreError> {
+    let mut found = BTreeSet::new();
+    for prefix in [RaftVote::PREFIX, RaftLog::PREFIX, RaftSnapshot::PREFIX] {
+        let mut from = vec![prefix];
+        while let Some((key, _)) = engine.scan(&from, &[prefix + 1], 1, false)?.pop() {
+            let group = keyspace::group_of(&key)
+                .ok_or_else(|| StoreError::Damaged("a key of a group is malformed".into()))?;
+            found.insert(GroupId(group));
+            let Some(next) = group.checked_add(1) else { break };
+            from.truncate(1);
+            from.extend_from_slice(&next.to_be_bytes());
+        }
+    }
+    Ok(found)
 }

@@ -8,11 +8,19 @@
 //! time share one `fdatasync`.
 
 mod config;
+mod consensus;
 mod error;
 mod group;
 mod host;
+mod log;
 mod machine;
 mod network;
+mod peer;
+mod proto;
+mod record;
+mod replica;
+mod serve;
+mod snapshot;
 mod status;
 
 pub use config::Config;
@@ -20,7 +28,7 @@ pub use error::{HandleError, HostError, MembersError, ProposeError};
 pub use group::{Group, GroupId, Proposed};
 pub use host::{FlushStats, Host};
 pub use machine::Machine;
-pub use network::{Network, NetworkError};
+pub use network::{MemoryNetwork, Network, NetworkError};
 pub use status::{GroupStatus, Role};
 
 /// Random identity of a node, never used again after its volume is lost.

@@ -1,9 +1,14 @@
-//! How a group's bytes reach another node: the [`Network`] trait that the cluster implements.
+//! How a group's bytes reach another node: the [`Network`] trait that the cluster implements, and
+//! [`MemoryNetwork`], its twin in one process.
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use crate::{GroupId, NodeId};
+
+mod memory;
+
+pub use memory::MemoryNetwork;
 
 /// Carries one request to a peer's [`Host::handle`](crate::Host::handle) and its reply back.
 ///

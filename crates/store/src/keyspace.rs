@@ -21,15 +21,19 @@ pub trait KeySpace {
 #[derive(Debug)]
 pub struct Format;
 
-/// Vote of a Raft group: term and candidate (`zwerm.raft.v1.VoteRecord`).
+/// The members this node's cluster was formed with: one version byte, then `zwerm.peer.v1.Formation`.
+#[derive(Debug)]
+pub struct Formation;
+
+/// Vote of a Raft group: term and candidate (`zwerm.raft.v1.Vote`).
 #[derive(Debug)]
 pub struct RaftVote;
 
-/// Last committed log id of a Raft group, written lazily (`zwerm.raft.v1.LogIdRecord`).
+/// Last committed log id of a Raft group, written lazily (`zwerm.raft.v1.LogId`).
 #[derive(Debug)]
 pub struct RaftCommitted;
 
-/// Last purged log id of a Raft group (`zwerm.raft.v1.LogIdRecord`).
+/// Last purged log id of a Raft group (`zwerm.raft.v1.LogId`).
 #[derive(Debug)]
 pub struct RaftPurged;
 
@@ -92,6 +96,16 @@ per_group!(RaftSnapshot, 0x14, "raft snapshot");
 impl KeySpace for Format {
     const PREFIX: u8 = 0x00;
     const NAME: &'static str = "format";
+    type Key = ();
+
+    fn key((): ()) -> Vec<u8> {
+        vec![Self::PREFIX]
+    }
+}
+
+impl KeySpace for Formation {
+    const PREFIX: u8 = 0x01;
+    const NAME: &'static str = "formation";
     type Key = ();
 
     fn key((): ()) -> Vec<u8> {
@@ -170,6 +184,7 @@ mod tests {
     fn every_key_space_has_a_prefix_of_its_own() {
         let all = [
             (Format::PREFIX, Format::NAME),
+            (Formation::PREFIX, Formation::NAME),
             (RaftVote::PREFIX, RaftVote::NAME),
             (RaftCommitted::PREFIX, RaftCommitted::NAME),
             (RaftPurged::PREFIX, RaftPurged::NAME),

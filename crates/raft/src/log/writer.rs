@@ -1,0 +1,297 @@
+//! The log writer: one thread that makes the appends and votes of all groups of a node durable.
+//!
+//! It collects every request that waits, commits them to the engine as one batch, syncs once, and answers
+//! them all (group commit): while one sync runs, the requests for the next gather. Requests of one group
+//! take effect in the order they were submitted. Knows nothing of Raft's rules.
+//!
+//! The queue is bounded ([`QUEUE`] requests); a full queue makes the submitting group wait. After a failed
+//! commit or sync nothing is promised any more: that request and all later ones fail.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use openraft::storage::IOFlushed;
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use zwerm_store::{Batch, Engine, StoreError};
+
+use super::disk;
+use super::store::GroupLog;
+use crate::FlushStats;
+use crate::consensus::{Entry, LogId, Types, Vote};
+
+/// Requests that may wait.
+const QUEUE: usize = 1_024;
+/// Bytes after which a batch is closed, about.
+const BATCH_BYTES: usize = 4 << 20;
+/// Log chunks that one round deletes, so that a long purge delays no append for long.
+const PURGE_SLICE: usize = 128;
+/// Committed ids are written this long after the last other write, at the latest.
+const IDLE: Duration = Duration::from_millis(250);
+
+/// What the writer does for a group.
+pub(crate) enum Work {
+    /// Adds entries at the end of the log.
+    Append { log: Arc<GroupLog>, entries: Vec<Entry>, generation: u64, done: IOFlushed<Types> },
+    /// Sets the vote.
+    Vote { group: u32, vote: Vote, done: oneshot::Sender<io::Result<()>> },
+    /// Removes the entries from index `next` on.
+    Truncate { group: u32, next: u64 },
+    /// Removes the entries up to an id, little by little.
+    Purge { group: u32, upto: LogId },
+    /// Ends the thread after what was submitted before.
+    Stop,
+}
+
+/// A request and its place in the queue.
+struct Request {
+    work: Work,
+    _slot: Option<OwnedSemaphorePermit>,
+}
+
+/// The handle of the thread, shared by all groups.
+pub(crate) struct Writer {
+    requests: SyncSender<Request>,
+    slots: Arc<Semaphore>,
+    /// Committed ids not yet written; they need no sync and no answer.
+    committed: Arc<Mutex<BTreeMap<u32, LogId>>>,
+    counters: Arc<Counters>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    syncs: AtomicU64,
+    requests: AtomicU64,
+    bytes: AtomicU64,
+    busy_us: AtomicU64,
+}
+
+impl Writer {
+    /// Starts the thread.
+    pub(crate) fn start(engine: Arc<dyn Engine>) -> io::Result<Self> {
+        // One place more than there are slots, for Stop.
+        let (requests, queue) = sync_channel(QUEUE + 1);
+        let committed = Arc::default();
+        let counters = Arc::default();
+        let worker = Worker {
+            engine,
+            queue,
+            committed: Arc::clone(&committed),
+            counters: Arc::clone(&counters),
+            purges: BTreeMap::new(),
+            failed: None,
+        };
+        let thread = std::thread::Builder::new().name("raft-log".into()).spawn(|| worker.run())?;
+        let slots = Arc::new(Semaphore::new(QUEUE));
+        Ok(Self { requests, slots, committed, counters, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Queues work; waits while the queue is full.
+    pub(crate) async fn submit(&self, work: Work) -> io::Result<()> {
+        let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(io::Error::other)?;
+        self.send(Request { work, _slot: Some(slot) })
+    }
+
+    fn send(&self, request: Request) -> io::Result<()> {
+        self.requests.try_send(request).map_err(|_| io::Error::other("the log writer has stopped"))
+    }
+
+    /// Has the committed id of a group written with the next batch.
+    pub(crate) fn save_committed(&self, group: u32, id: LogId) {
+        self.committed.lock().insert(group, id);
+    }
+
+    /// What was done since the start.
+    pub(crate) fn stats(&self) -> FlushStats {
+        FlushStats {
+            syncs: self.counters.syncs.load(Ordering::Relaxed),
+            requests: self.counters.requests.load(Ordering::Relaxed),
+            bytes: self.counters.bytes.load(Ordering::Relaxed),
+            busy_us: self.counters.busy_us.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Ends the thread after everything submitted before; returns when it has ended. Blocks.
+    pub(crate) fn stop(&self) {
+        let Some(thread) = self.thread.lock().take() else { return };
+        if self.send(Request { work: Work::Stop, _slot: None }).is_err() {
+            tracing::debug!("the log writer had stopped already");
+        }
+        if thread.join().is_err() {
+            tracing::error!("the log writer panicked");
+        }
+    }
+}
+
+/// The thread's side.
+struct Worker {
+    engine: Arc<dyn Engine>,
+    queue: Receiver<Request>,
+    committed: Arc<Mutex<BTreeMap<u32, LogId>>>,
+    counters: Arc<Counters>,
+    /// Groups whose purged records are not all deleted yet, and up to where.
+    purges: BTreeMap<u32, u64>,
+    /// Why nothing is promised any more.
+    failed: Option<String>,
+}
+
+/// Who waits for the sync.
+enum Waiting {
+    Append { log: Arc<GroupLog>, generation: u64, next: u64, done: IOFlushed<Types> },
+    Vote(oneshot::Sender<io::Result<()>>),
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut open = true;
+        while open {
+            let first = if self.purges.is_empty() {
+                self.queue.recv_timeout(IDLE)
+            } else {
+                self.queue.try_recv().map_err(|error| match error {
+                    TryRecvError::Empty => RecvTimeoutError::Timeout,
+                    TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+                })
+            };
+            open = match first {
+                Ok(request) => self.round(request),
+                Err(RecvTimeoutError::Timeout) => self.flush(Batch::new(), Vec::new()),
+                Err(RecvTimeoutError::Disconnected) => false,
+            };
+        }
+        // The last committed ids, so that the state machines are as far after a restart as before.
+        self.flush(Batch::new(), Vec::new());
+    }
+
+    /// Collects what waits and makes it durable. False after a Stop.
+    fn round(&mut self, first: Request) -> bool {
+        let mut batch = Batch::new();
+        let mut waiting = Vec::new();
+        let mut next = Some(first);
+        let mut open = true;
+        while let Some(Request { work, _slot }) = next {
+            if matches!(work, Work::Stop) {
+                open = false;
+                break;
+            }
+            if let Err(error) = self.add(work, &mut batch, &mut waiting) {
+                self.fail(&error);
+            }
+            next = if batch.bytes() < BATCH_BYTES { self.queue.try_recv().ok() } else { None };
+        }
+        self.flush(batch, waiting);
+        open
+    }
+
+    fn add(&mut self, work: Work, batch: &mut Batch, waiting: &mut Vec<Waiting>) -> Result<(), StoreError> {
+        match work {
+            Work::Append { log, entries, generation, done } => {
+                let next = entries.last().map_or(0, |entry| entry.log_id.index + 1);
+                disk::append(batch, log.group(), entries);
+                waiting.push(Waiting::Append { log, generation, next, done });
+            }
+            Work::Vote { group, vote, done } => {
+                disk::put_vote(batch, group, vote);
+                waiting.push(Waiting::Vote(done));
+            }
+            Work::Truncate { group, next } => {
+                // Reads the log as the requests before left it.
+                self.commit(std::mem::take(batch))?;
+                disk::truncate(self.engine.as_ref(), batch, group, next)?;
+            }
+            Work::Purge { group, upto } => {
+                disk::put_purged(batch, group, upto);
+                self.purges.insert(group, upto.index);
+            }
+            Work::Stop => {}
+        }
+        Ok(())
+    }
+
+    /// Commits the batch (and what may go with any batch), syncs if somebody waits for it, and answers.
+    /// Always true: the thread goes on.
+    fn flush(&mut self, mut batch: Batch, waiting: Vec<Waiting>) -> bool {
+        for (group, id) in std::mem::take(&mut *self.committed.lock()) {
+            disk::put_committed(&mut batch, group, id);
+        }
+        if let Err(error) = self.write(batch, !waiting.is_empty()) {
+            self.fail(&error);
+        }
+        self.counters.requests.fetch_add(waiting.len() as u64, Ordering::Relaxed);
+        waiting.into_iter().for_each(|waiting| waiting.answer(self.failed.as_deref()));
+        if let Err(error) = self.purge_slice() {
+            self.fail(&error);
+        }
+        true
+    }
+
+    fn write(&mut self, batch: Batch, sync: bool) -> Result<(), StoreError> {
+        let start = Instant::now();
+        self.commit(batch)?;
+        if sync && self.failed.is_none() {
+            self.engine.sync()?;
+            self.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        }
+        let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.counters.busy_us.fetch_add(micros, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn commit(&self, batch: Batch) -> Result<(), StoreError> {
+        if batch.is_empty() || self.failed.is_some() {
+            return Ok(());
+        }
+        self.counters.bytes.fetch_add(batch.bytes() as u64, Ordering::Relaxed);
+        self.engine.commit(batch)
+    }
+
+    fn purge_slice(&mut self) -> Result<(), StoreError> {
+        let Some((&group, &upto)) = self.purges.first_key_value() else { return Ok(()) };
+        let mut batch = Batch::new();
+        let finished = disk::purge(self.engine.as_ref(), &mut batch, group, upto, PURGE_SLICE)?;
+        if finished {
+            self.purges.remove(&group);
+        }
+        self.commit(batch)
+    }
+
+    fn fail(&mut self, error: &StoreError) {
+        tracing::error!(
+            error = error as &dyn std::error::Error,
+            "the log cannot be written: this node stops"
+        );
+        self.failed.get_or_insert_with(|| error.to_string());
+        self.purges.clear();
+    }
+}
+
+impl Waiting {
+    fn answer(self, failed: Option<&str>) {
+        let result = failed.map_or(Ok(()), |reason| Err(io::Error::other(reason.to_owned())));
+        match self {
+            Self::Append { log, generation, next, done } => {
+                if result.is_ok() {
+                    log.written(generation, next);
+                }
+                done.io_completed(result);
+            }
+            Self::Vote(done) => {
+                if done.send(result).is_err() {
+                    tracing::debug!("the group that voted is gone");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! [`Replica`]: a [`Machine`] with what Raft must know of it, as openraft's state machine.
+//!
+//! The state lives in memory; a restart restores the last snapshot and re-applies the committed log. Owned
+//! by openraft's state-machine task of the group.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use parking_lot::Mutex;
+
+use crate::Machine;
+use crate::consensus::{LogId, Snapshot, SnapshotMeta, StoredMembership, Types};
+use crate::snapshot::SnapshotStore;
+
+/// Entries applied before their views are published and their proposers answered, at most.
+const BATCH: usize = 256;
+
+/// A state machine and how far it has applied the log.
+pub(crate) struct Replica {
+    machine: Box<dyn Machine>,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    snapshots: Arc<SnapshotStore>,
+    /// Bytes of commands applied since the last snapshot was begun.
+    unsnapshotted: Arc<AtomicU64>,
+}
+
+impl Replica {
+    /// A machine that has applied nothing yet.
+    pub(crate) fn new(
+        machine: Box<dyn Machine>,
+        snapshots: Arc<SnapshotStore>,
+        unsnapshotted: Arc<AtomicU64>,
+    ) -> Self {
+        Self { machine, applied: None, membership: StoredMembership::default(), snapshots, unsnapshotted }
+    }
+
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta { last_log_id: self.applied, last_membership: self.membership.clone() }
+    }
+
+    fn apply_one(&mut self, id: LogId, payload: EntryPayload<crate::consensus::Command, u64, ()>) -> Bytes {
+        self.applied = Some(id);
+        match payload {
+            EntryPayload::Blank => Bytes::new(),
+            EntryPayload::Normal(command) => {
+                self.unsnapshotted.fetch_add(command.0.len() as u64, Ordering::Relaxed);
+                self.machine.apply(id.index, command.0)
+            }
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(id), membership);
+                Bytes::new()
+            }
+        }
+    }
+
+    /// Publishes the views, then answers.
+    fn answer(&mut self, replies: &mut Vec<(ApplyResponder<Types>, Bytes)>) {
+        if let Some(id) = self.applied {
+            self.machine.applied(id.index);
+        }
+        replies.drain(..).for_each(|(responder, reply)| responder.send(reply));
+    }
+}
+
+impl RaftStateMachine<Types> for Replica {
+    type SnapshotData = Bytes;
+    type SnapshotBuilder = SnapshotBuilder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut replies = Vec::new();
+        let mut count = 0;
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let reply = self.apply_one(entry.log_id, entry.payload);
+            replies.extend(responder.map(|responder| (responder, reply)));
+            count += 1;
+            if count % BATCH == 0 {
+                self.answer(&mut replies);
+            }
+        }
+        self.answer(&mut replies);
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
+        self.unsnapshotted.store(0, Ordering::Relaxed);
+        SnapshotBuilder {
+            meta: self.meta(),
+            serialise: Mutex::new(Some(self.machine.snapshot())),
+            snapshots: Arc::clone(&self.snapshots),
+        }
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> Result<(), io::Error> {
+        // At a start openraft installs what it has just read from here.
+        if self.snapshots.meta().as_ref() != Some(meta) {
+            let (store, meta, data) = (Arc::clone(&self.snapshots), meta.clone(), snapshot.clone());
+            blocking(move || store.save(&meta, data)).await?;
+        }
+        let index = meta.last_log_id.map_or(0, |id| id.index);
+        self.machine
+            .restore(snapshot, index)
+            .map_err(|reason| io::Error::new(io::ErrorKind::InvalidData, reason))?;
+        self.applied = meta.last_log_id;
+        self.membership = meta.last_membership.clone();
+        self.machine.applied(index);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
+        let store = Arc::clone(&self.snapshots);
+        blocking(move || store.load()).await
+    }
+}
+
+/// A view of the state, not yet serialised.
+pub(crate) struct SnapshotBuilder {
+    meta: SnapshotMeta,
+    /// A mutex only because openraft wants the builder to be `Sync`.
+    serialise: Mutex<Option<Box<dyn FnOnce() -> Vec<u8> + Send>>>,
+    snapshots: Arc<SnapshotStore>,
+}
+
+impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
+    type SnapshotData = Bytes;
+
+    async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let serialise = self.serialise.lock().take();
+        let serialise = serialise.ok_or_else(|| io::Error::other("a snapshot is built once"))?;
+        let (store, meta) = (Arc::clone(&self.snapshots), self.meta.clone());
+        let snapshot = blocking(move || {
+            let data = Bytes::from(serialise());
+            store.save(&meta, data.clone())?;
+            Ok(data)
+        })
+        .await?;
+        Ok(Snapshot { meta: self.meta.clone(), snapshot })
+    }
+}
+
+/// Runs disk work on a thread that may block.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, zwerm_store::StoreError> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?.map_err(io::Error::other)
+}
