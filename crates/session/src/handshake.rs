@@ -4,9 +4,10 @@
 //! `Session::connect`.
 
 use bytestring::ByteString;
-use zwerm_wire::{ConnAck, ConnAckProperties, Connect, Packet, Protocol, QoS, ReasonCode, Will};
+use zwerm_wire::{ConnAck, ConnAckProperties, Connect, Packet, PacketType, Protocol, QoS, ReasonCode, Will};
 
-use crate::session::{Client, Phase, ending};
+use crate::session::{Client, Phase};
+use crate::told::told;
 use crate::{Attached, Cause, Limits, Output, Session};
 
 /// What a receive maximum is when nobody states one (section 3.1.2.11.3).
@@ -45,8 +46,15 @@ impl Session {
 
     pub(crate) fn refused(&mut self, reason: ReasonCode) {
         if self.phase == Phase::Attaching {
-            self.send(refusal(connack_reason(reason), None));
-            self.close(ending(Cause::Refused(reason)));
+            self.end(Cause::Refused(reason), Some(reason), None);
+        }
+    }
+
+    /// Says no, if `protocol` has a word for it: 3.x has only five (section 3.2.2.3 of 3.1.1).
+    pub(crate) fn say_no(&mut self, protocol: Protocol, reason: ReasonCode, text: Option<String>) {
+        let reason = told(reason, PacketType::ConnAck);
+        if protocol == Protocol::V5 || reason.connack_return_code().is_some() {
+            self.send(refusal(reason, text.filter(|_| protocol == Protocol::V5)));
         }
     }
 
@@ -137,38 +145,8 @@ fn only_if_not(available: bool) -> Option<bool> {
 }
 
 /// A CONNACK that says no.
-pub(crate) fn refusal(reason: ReasonCode, text: Option<String>) -> Packet {
+fn refusal(reason: ReasonCode, text: Option<String>) -> Packet {
     let properties =
         ConnAckProperties { reason_string: text.map(ByteString::from), ..ConnAckProperties::default() };
     Packet::ConnAck(Box::new(ConnAck { session_present: false, reason, properties }))
-}
-
-/// The code as CONNACK may carry it (table in section 3.2.2.2); the codec maps it for 3.x.
-pub(crate) fn connack_reason(reason: ReasonCode) -> ReasonCode {
-    use ReasonCode as R;
-    match reason {
-        R::UnspecifiedError
-        | R::MalformedPacket
-        | R::ProtocolError
-        | R::ImplementationSpecificError
-        | R::UnsupportedProtocolVersion
-        | R::ClientIdentifierNotValid
-        | R::BadUserNameOrPassword
-        | R::NotAuthorized
-        | R::ServerUnavailable
-        | R::ServerBusy
-        | R::Banned
-        | R::BadAuthenticationMethod
-        | R::TopicNameInvalid
-        | R::PacketTooLarge
-        | R::QuotaExceeded
-        | R::PayloadFormatInvalid
-        | R::RetainNotSupported
-        | R::QoSNotSupported
-        | R::UseAnotherServer
-        | R::ServerMoved
-        | R::ConnectionRateExceeded => reason,
-        R::ServerShuttingDown | R::SessionTakenOver => R::ServerUnavailable,
-        _ => R::UnspecifiedError,
-    }
 }

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use zwerm_wire::{Ack, Packet, PacketId, Publish, QoS, ReasonCode};
+use zwerm_wire::{Ack, Packet, PacketId, PacketType, Publish, QoS, ReasonCode};
 
+use crate::told::told;
 use crate::{Cause, Output, Session};
 
 /// Every identifier the client has under way; one that is not in here is free (S2).
@@ -167,7 +168,7 @@ impl Session {
     /// way to say so is to close (`None`).
     fn acknowledgement(&self, reason: ReasonCode) -> Option<ReasonCode> {
         if self.speaks_v5() {
-            return Some(reason);
+            return Some(told(reason, PacketType::PubAck)); // the list of PUBREC is the same
         }
         let says_yes = !reason.is_error() || reason == ReasonCode::NotAuthorized;
         says_yes.then_some(ReasonCode::Success)

@@ -3,7 +3,7 @@
 //! Knows no bytes. Start at [`Input`] and [`Output`].
 
 use bytestring::ByteString;
-use zwerm_wire::{Connect, Packet, PacketId, Publish, ReasonCode, Subscribe, Unsubscribe};
+use zwerm_wire::{Connect, Packet, PacketId, Protocol, Publish, ReasonCode, Subscribe, Unsubscribe};
 
 /// Something that happened to the session.
 #[derive(Debug)]
@@ -15,10 +15,10 @@ pub enum Input {
     Malformed {
         /// What the specification calls it.
         reason: ReasonCode,
-        /// For people; a 5.0 client gets it as reason string.
+        /// For people; a 5.0 client gets it as reason string. The encoder leaves it out if it does not fit.
         text: String,
-        /// The version the bytes spoke, if they got that far. Only asked for before CONNECT.
-        protocol: Option<zwerm_wire::Protocol>,
+        /// Before CONNECT: the version that an answer is understood in, if there is one.
+        protocol: Option<Protocol>,
     },
     /// The answer to [`Output::Attach`]: the client id is ours.
     Attached(Attached),

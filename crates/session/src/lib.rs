@@ -12,6 +12,7 @@ mod limits;
 mod outbound;
 mod session;
 mod subscribe;
+mod told;
 
 pub use alias::AliasUse;
 pub use io::{Attached, Cause, Deadline, Ending, Input, Output};

@@ -8,16 +8,13 @@ use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
 use smallvec::SmallVec;
-use zwerm_wire::{Disconnect, Packet, Protocol, ReasonCode};
+use zwerm_wire::{Disconnect, Packet, PacketType, Protocol, ReasonCode};
 
 use crate::alias::{InboundAliases, OutboundAliases};
-use crate::handshake::{connack_reason, refusal};
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;
+use crate::told::told;
 use crate::{Cause, Deadline, Ending, Input, Limits, Output};
-
-/// Bytes of a DISCONNECT around its reason string: header, lengths, code and property id, rounded up.
-const DISCONNECT_OVERHEAD: usize = 16;
 
 /// One client's protocol state, from the opening of its link to its end.
 ///
@@ -225,12 +222,8 @@ impl Session {
     }
 
     fn malformed(&mut self, reason: ReasonCode, text: String, protocol: Option<Protocol>) {
-        if self.phase == Phase::Connecting {
-            // no CONNECT was understood: only a client that can read the answer gets one
-            let understood = protocol == Some(Protocol::V5);
-            if understood || reason == ReasonCode::UnsupportedProtocolVersion {
-                self.send(refusal(connack_reason(reason), understood.then_some(text)));
-            }
+        if let (Phase::Connecting, Some(protocol)) = (self.phase, protocol) {
+            self.say_no(protocol, reason, Some(text));
             return self.close(ending(Cause::Violation(reason)));
         }
         self.end(Cause::Violation(reason), Some(reason), Some(text));
@@ -251,16 +244,17 @@ impl Session {
     }
 
     /// Ends the connection from our side, with a last word where the phase and the version have one.
-    pub(crate) fn end(&mut self, cause: Cause, told: Option<ReasonCode>, text: Option<String>) {
-        if let Some(reason) = told {
-            match self.phase {
-                Phase::Attaching => self.send(refusal(connack_reason(reason), None)),
-                Phase::Open if self.speaks_v5() => {
-                    let reason_string = text.filter(|text| self.fits(text)).map(ByteString::from);
-                    let disconnect = Disconnect { reason_string, ..Disconnect::because(farewell(reason)) };
+    pub(crate) fn end(&mut self, cause: Cause, reason: Option<ReasonCode>, text: Option<String>) {
+        if let Some(reason) = reason {
+            match (self.phase, self.client.protocol) {
+                (Phase::Attaching, Some(protocol)) => self.say_no(protocol, reason, text),
+                (Phase::Open, Some(Protocol::V5)) => {
+                    let reason_string = text.map(ByteString::from);
+                    let reason = told(reason, PacketType::Disconnect);
+                    let disconnect = Disconnect { reason_string, ..Disconnect::because(reason) };
                     self.send(Packet::Disconnect(disconnect));
                 }
-                Phase::Connecting | Phase::Open | Phase::Closed => {}
+                _ => {}
             }
         }
         self.close(ending(cause));
@@ -271,32 +265,8 @@ impl Session {
         self.ending = Some(ending);
         self.put(Output::Close);
     }
-
-    /// A DISCONNECT with this reason string is within the client's maximum packet size (section 3.14.2.2.3).
-    fn fits(&self, text: &str) -> bool {
-        let size = text.len() + DISCONNECT_OVERHEAD;
-        size <= usize::from(u16::MAX)
-            && self.client_maximum_packet_size().is_none_or(|most| size <= most as usize)
-    }
 }
 
-pub(crate) fn ending(cause: Cause) -> Ending {
+fn ending(cause: Cause) -> Ending {
     Ending { fire_will: true, session_expiry: None, cause }
-}
-
-/// The code as a server's DISCONNECT may carry it (table in section 3.14.2.1).
-fn farewell(reason: ReasonCode) -> ReasonCode {
-    use ReasonCode as R;
-    match reason {
-        R::UnsupportedProtocolVersion
-        | R::ClientIdentifierNotValid
-        | R::BadUserNameOrPassword
-        | R::BadAuthenticationMethod
-        | R::PacketIdentifierInUse
-        | R::PacketIdentifierNotFound => R::UnspecifiedError,
-        R::ServerUnavailable => R::ServerBusy,
-        R::Banned => R::AdministrativeAction,
-        other if other.is_error() => other,
-        _ => R::UnspecifiedError,
-    }
 }

@@ -3,11 +3,12 @@
 //! Knows no subscriptions: the broker keeps them. Start at `Session::subscribe`.
 
 use zwerm_wire::{
-    Packet, PacketId, ReasonCode, SubAck, Subscribe, SubscribeFilter, SubscribeOptions, TopicFilter,
-    Unsubscribe,
+    Packet, PacketId, PacketType, ReasonCode, SubAck, Subscribe, SubscribeFilter, SubscribeOptions,
+    TopicFilter, Unsubscribe,
 };
 
 use crate::inbound::Taken;
+use crate::told::told;
 use crate::{Limits, Output, Session};
 
 impl Session {
@@ -58,15 +59,12 @@ impl Session {
     }
 
     fn suback(&mut self, packet_id: PacketId, mut reasons: Vec<ReasonCode>) {
-        if !self.speaks_v5() {
-            for reason in reasons.iter_mut().filter(|reason| reason.is_error()) {
-                *reason = ReasonCode::UnspecifiedError; // the one failure that 3.1.1 knows
-            }
-        }
+        reasons.iter_mut().for_each(|reason| *reason = told(*reason, PacketType::SubAck));
         self.send(Packet::SubAck(SubAck { packet_id, reasons, properties: None }));
     }
 
-    fn unsuback(&mut self, packet_id: PacketId, reasons: Vec<ReasonCode>) {
+    fn unsuback(&mut self, packet_id: PacketId, mut reasons: Vec<ReasonCode>) {
+        reasons.iter_mut().for_each(|reason| *reason = told(*reason, PacketType::UnsubAck));
         self.send(Packet::UnsubAck(SubAck { packet_id, reasons, properties: None }));
     }
 

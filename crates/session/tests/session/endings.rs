@@ -115,7 +115,6 @@ fn a_code_that_disconnect_may_not_carry_is_translated_mqtt_3_14_2_1() {
         (ReasonCode::ServerUnavailable, ReasonCode::ServerBusy),
         (ReasonCode::Banned, ReasonCode::AdministrativeAction),
         (ReasonCode::BadUserNameOrPassword, ReasonCode::UnspecifiedError),
-        (ReasonCode::Success, ReasonCode::UnspecifiedError),
     ] {
         let mut stage = Stage::open(Protocol::V5, Limits::default());
         assert_eq!(stage.feed(Input::Kicked(kicked)), [disconnect(told), Output::Close]);

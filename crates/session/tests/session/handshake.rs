@@ -1,12 +1,12 @@
 //! CONNECT to CONNACK: what is refused, what is negotiated, what is said.
 
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use zwerm_session::{Attached, Cause, Deadline, Input, Limits, Output};
-use zwerm_wire::{Auth, Connect, Packet, Protocol, QoS, ReasonCode};
+use zwerm_wire::{Auth, Connect, Disconnect, Packet, Protocol, QoS, ReasonCode};
 
-use crate::stage::{PROTOCOLS, Stage, connack, connect, disconnect, most, publish, will};
+use crate::stage::{PROTOCOLS, Stage, connack, connect, most, publish, will};
 
 fn refused(connect: Connect, limits: Limits) -> Option<ReasonCode> {
     let mut stage = Stage::new(limits);
@@ -252,28 +252,46 @@ fn a_5_0_connect_that_is_malformed_is_told_so() {
 
     let mut stage = Stage::new(Limits::default());
     let outputs = stage.feed(malformed(ReasonCode::MalformedPacket, Some(Protocol::V311)));
-    assert_eq!(outputs, [Output::Close]);
+    assert_eq!(outputs, [Output::Close], "3.1.1 has no word for it");
 }
 
 #[test]
-fn an_unknown_version_is_told_so_in_any_case_mqtt_3_1_2_2() {
-    let mut stage = Stage::new(Limits::default());
+fn an_unknown_version_is_told_so_if_the_answer_is_understood_mqtt_3_1_2_2() {
     let reason = ReasonCode::UnsupportedProtocolVersion;
+    for protocol in PROTOCOLS {
+        let mut stage = Stage::new(Limits::default());
+        let text = "level 6".to_owned();
+        let outputs = stage.feed(Input::Malformed { reason, text, protocol: Some(protocol) });
+        assert_eq!(connack(&outputs).reason, reason);
+        assert_eq!(connack(&outputs).properties.reason_string.is_some(), protocol == Protocol::V5);
+    }
+    let mut stage = Stage::new(Limits::default());
     let outputs = stage.feed(Input::Malformed { reason, text: String::new(), protocol: None });
-    assert_eq!(connack(&outputs).reason, reason);
-    assert_eq!(connack(&outputs).properties.reason_string, None);
+    assert_eq!(outputs, [Output::Close], "not MQTT");
 }
 
 #[test]
 fn malformed_bytes_later_end_it_with_their_reason_mqtt_4_13_1_1() {
-    let mut small = connect(Protocol::V5);
-    small.properties.maximum_packet_size = NonZeroU32::new(64);
-    let mut stage = Stage::open_with(small, Limits::default());
-    let reason = ReasonCode::MalformedPacket;
-    let outputs = stage.feed(Input::Malformed { reason, text: "x".repeat(100), protocol: None });
-    assert_eq!(
-        outputs,
-        [disconnect(reason), Output::Close],
-        "MQTT-3.14.2-3: no reason string that does not fit"
-    );
+    for protocol in PROTOCOLS {
+        let mut stage = Stage::open(protocol, Limits::default());
+        let (reason, text) = (ReasonCode::MalformedPacket, "why".to_owned());
+        let outputs = stage.feed(Input::Malformed { reason, text, protocol: Some(protocol) });
+        let expected = Disconnect { reason_string: Some("why".into()), ..Disconnect::because(reason) };
+        match protocol {
+            Protocol::V5 => {
+                assert_eq!(outputs, [Output::Send(Packet::Disconnect(expected)), Output::Close]);
+            }
+            Protocol::V31 | Protocol::V311 => assert_eq!(outputs, [Output::Close]),
+        }
+    }
+}
+
+#[test]
+fn a_3_x_client_is_refused_with_a_return_code_or_without_a_word() {
+    for (reason, answers) in [(ReasonCode::ServerBusy, 2), (ReasonCode::ProtocolError, 1)] {
+        let mut stage = Stage::new(Limits::default());
+        stage.packet(Packet::Connect(Box::new(connect(Protocol::V311))));
+        assert_eq!(stage.feed(Input::Refused(reason)).len(), answers, "{reason:?}");
+        assert_eq!(stage.cause(), Some(Cause::Refused(reason)));
+    }
 }
