@@ -1,1 +1,42 @@
-//! everything that involves another node: members, leases, routes, forwarding lanes, shard clients.
+//! Everything that involves another node: members, leases, routes, forwarding lanes, shard clients.
+//!
+//! It replicates what the machines say through Raft and carries messages between nodes. It knows
+//! topics, but no sessions and no sockets of clients: the broker sits on top and is called through
+//! [`Local`]. Start at [`Cluster`].
+
+mod cluster;
+mod config;
+mod error;
+mod formation;
+pub mod forward;
+mod keeper;
+mod lanes;
+mod leadership;
+mod lease;
+mod ledger;
+mod overseer;
+mod own;
+mod placement;
+pub mod receipt;
+mod replica;
+mod retained;
+mod routes;
+mod shards;
+mod status;
+mod transport;
+
+pub use cluster::{Cluster, Local};
+pub use config::Config;
+pub use error::StartError;
+pub use keeper::OutboxMessage;
+pub use lanes::Lanes;
+pub use lease::{Lease, LeaseConfig};
+pub use own::Own;
+pub use replica::{ControlView, ShardView};
+pub use retained::RetainedMessages;
+pub use routes::RouteClient;
+pub use shards::ShardError;
+pub use status::{ClusterStatus, Formed};
+pub use transport::{CallError, Dial, Incoming, Io, MemoryNet, PeerStream, TcpDial, tcp_incoming};
+
+pub use zwerm_raft::{Config as RaftConfig, GroupId, GroupStatus, NodeId, Role};

@@ -1,0 +1,367 @@
+//! The handle of this node's part in the cluster: wiring, start and stop.
+//!
+//! Decides nothing itself; each task lives in the file of its subject. Start at [`Cluster::start`].
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use zwerm_machine::records::{Claim, Claimed, Message, Release};
+use zwerm_raft::{Group, GroupId, Host, Network, NetworkError};
+use zwerm_store::Engine;
+use zwerm_wire::TopicFilter;
+
+use crate::formation::{self, Acquaintances};
+use crate::forward::{Inbound, InboundState};
+use crate::leadership;
+use crate::ledger::CONTROL;
+use crate::overseer::{self, Overseer};
+use crate::placement::shard_of;
+use crate::receipt::Ticket;
+use crate::replica::{ControlView, ShardView};
+use crate::retained::RetainedMessages;
+use crate::routes::{self, RouteClient, RouteQueue};
+use crate::shards::{ShardClient, ShardError};
+use crate::transport::proto::{Formation, Introduction, KickRequest};
+use crate::transport::{CallError, Dial, Incoming, Peers, serve};
+use crate::{Config, Lanes, Lease, NodeId, OutboxMessage, Own, StartError, lease};
+
+/// Wills that wait to be published by the broker.
+const OUTBOX: usize = 1_024;
+const KICK_RETRY: Duration = Duration::from_millis(200);
+
+/// What the cluster asks of the broker on this node.
+pub trait Local: Inbound {
+    /// The client id has a newer owner with this epoch: an older connection here goes (0x8E).
+    fn kick(&self, client_id: &str, epoch: u64);
+
+    /// This node was declared down: other nodes may own its clients by now, so all connections go.
+    fn fenced(&self);
+}
+
+/// This node's part in the cluster. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Cluster(Arc<Shared>);
+
+/// What the tasks of this crate share. One owner per state: what is written by one task and read by
+/// others is a watch, a snapshot or a counter.
+pub struct Shared {
+    pub(crate) config: Config,
+    /// Who this node is.
+    pub own: Own,
+    pub(crate) cluster_id: Arc<OnceLock<String>>,
+    pub(crate) formation: OnceLock<Formation>,
+    formed: Notify,
+    pub(crate) accepting: tokio::sync::Mutex<()>,
+    /// How forming stands, for people.
+    pub(crate) forming: Mutex<String>,
+    pub(crate) acquaintances: Acquaintances,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) peers: Peers,
+    pub(crate) host: Host,
+    /// The control group's state.
+    pub control: Arc<ControlView>,
+    shard_views: ArcSwap<BTreeMap<u32, Arc<ShardView>>>,
+    shard_clients: Mutex<BTreeMap<u32, ShardClient>>,
+    /// The lanes to other nodes.
+    pub lanes: Arc<Lanes>,
+    pub(crate) inbound: InboundState,
+    pub(crate) local: Arc<dyn Local>,
+    /// This node's lease.
+    pub lease: Lease,
+    pub(crate) overseer: Overseer,
+    /// Publishes this node's routes.
+    pub routes: RouteClient,
+    pub(crate) outbox: mpsc::Sender<OutboxMessage>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("config", &self.config).field("own", &self.own).finish_non_exhaustive()
+    }
+}
+
+impl Deref for Cluster {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// Raft's way to the other nodes.
+struct RaftNetwork(Peers);
+
+impl Network for RaftNetwork {
+    fn call(
+        &self,
+        target: NodeId,
+        group: GroupId,
+        request: bytes::Bytes,
+    ) -> BoxFuture<'_, Result<bytes::Bytes, NetworkError>> {
+        Box::pin(async move {
+            self.0.raft(target, group.0, request).await.map_err(|error| match error {
+                CallError::UnknownNode(_) | CallError::BadAddress { .. } => {
+                    NetworkError::Unreachable(error.to_string())
+                }
+                CallError::Failed(_) | CallError::Timeout => NetworkError::Failed(error.to_string()),
+            })
+        })
+    }
+}
+
+impl Cluster {
+    /// Starts to take part: with what the volume holds, or by forming a new cluster. Returns at once; the
+    /// receiver brings what the shards led here publish themselves.
+    ///
+    /// # Errors
+    /// When the volume cannot be read.
+    pub async fn start(
+        config: Config,
+        engine: Arc<dyn Engine>,
+        dial: Arc<dyn Dial>,
+        incoming: Incoming,
+        local: Arc<dyn Local>,
+    ) -> Result<(Self, mpsc::Receiver<OutboxMessage>), StartError> {
+        let known = formation::load(engine.as_ref())?;
+        let own = Own::new(config.id, config.name.clone(), config.start);
+        let cluster_id: Arc<OnceLock<String>> = Arc::default();
+        let peers = Peers::new(own.id, Arc::clone(&cluster_id), dial);
+        let network = Arc::new(RaftNetwork(peers.clone()));
+        let host = Host::start(own.id, config.raft.clone(), Arc::clone(&engine), network).await?;
+        let tasks = TaskTracker::new();
+        let lanes = Lanes::new((own.id, own.boot_incarnation), config.lanes, peers.clone(), tasks.clone());
+        let (routes, route_queue) = RouteClient::new();
+        let (outbox, outbox_messages) = mpsc::channel(OUTBOX);
+        let shared = Arc::new(Shared {
+            config,
+            own,
+            cluster_id,
+            formation: OnceLock::new(),
+            formed: Notify::new(),
+            accepting: tokio::sync::Mutex::default(),
+            forming: Mutex::default(),
+            acquaintances: Acquaintances::default(),
+            engine,
+            peers,
+            host,
+            control: Arc::new(ControlView::new()),
+            shard_views: ArcSwap::default(),
+            shard_clients: Mutex::default(),
+            lanes: Arc::new(lanes),
+            inbound: InboundState::default(),
+            local,
+            lease: Lease::new(),
+            overseer: Overseer::new(),
+            routes,
+            outbox,
+            tasks,
+            stop: CancellationToken::new(),
+        });
+        if let Some(formation) = known {
+            shared.adopt(formation);
+        }
+        spawn_tasks(&shared, incoming, route_queue);
+        Ok((Self(shared), outbox_messages))
+    }
+
+    /// Gives leadership and routes up and stops everything. The broker has let all clients go before.
+    pub async fn stop(&self) {
+        leadership::hand_over(self).await;
+        self.stop.cancel();
+        self.lanes.close();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.host.shutdown().await;
+    }
+
+    /// Becomes the owner of a client id.
+    ///
+    /// # Errors
+    /// See [`ShardError`].
+    pub async fn claim(&self, claim: Claim) -> Result<Claimed, ShardError> {
+        self.client_of(&claim.client_id)?.claim(claim).await
+    }
+
+    /// Gives a client id up; returns when that is committed.
+    ///
+    /// # Errors
+    /// [`ShardError::Unavailable`] when the node stops first.
+    pub async fn release(&self, release: Release) -> Result<(), ShardError> {
+        self.client_of(&release.client_id)?.release(release).await
+    }
+
+    /// Keeps a retained message (or deletes it: an empty payload); the ticket is dropped when that is safe.
+    ///
+    /// # Errors
+    /// [`ShardError::Busy`]: hand it again later. The ticket is dropped then, too.
+    pub fn retain(&self, message: Message, ticket: Option<Ticket>) -> Result<(), ShardError> {
+        self.client_of(&message.topic)?.retain(message, ticket)
+    }
+
+    /// Sends all retained messages that match to `into`; see `retained.rs`.
+    ///
+    /// # Errors
+    /// [`ShardError::Unavailable`] if some shard had no leader for too long.
+    pub async fn retained(
+        &self,
+        filter: &TopicFilter,
+        into: &mpsc::Sender<RetainedMessages>,
+    ) -> Result<(), ShardError> {
+        self.read_retained(filter, into).await
+    }
+
+    /// Tells an older owner of a client id, on another node, to close. Goes on until it was told or is
+    /// down; does not wait.
+    pub fn kick(&self, node: NodeId, incarnation: u64, client_id: String, epoch: u64) {
+        let shared = Arc::clone(&self.0);
+        self.spawn(async move {
+            let request = KickRequest { client_id, epoch, incarnation };
+            while shared.is_up(node, incarnation) {
+                match shared.peers.kick(node, request.clone()).await {
+                    Ok(()) => return,
+                    Err(error) => tracing::debug!(node = format_args!("{node:016x}"), %error, "a kick failed; trying again"),
+                }
+                tokio::time::sleep(KICK_RETRY).await;
+            }
+        });
+    }
+}
+
+fn spawn_tasks(shared: &Arc<Shared>, incoming: Incoming, mut route_queue: RouteQueue) {
+    let each = |run: fn(Arc<Shared>) -> BoxFuture<'static, ()>| shared.spawn(run(Arc::clone(shared)));
+    each(|shared| Box::pin(async move { formation::introduce(&shared).await }));
+    each(|shared| Box::pin(async move { lease::keep_lease(&shared).await }));
+    each(|shared| Box::pin(async move { overseer::oversee(&shared).await }));
+    each(|shared| Box::pin(async move { leadership::open_groups(&shared).await }));
+    let publisher = Arc::clone(shared);
+    shared.spawn(async move { routes::publish_routes(&publisher, &mut route_queue).await });
+    shared.tasks.spawn(serve(Arc::clone(shared), incoming, shared.stop.clone()));
+}
+
+impl Shared {
+    /// Runs a task until the node stops.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
+    }
+
+    /// The time of day in milliseconds.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        (self.config.clock)()
+    }
+
+    /// Who this node says it is.
+    pub(crate) fn introduction(&self) -> Introduction {
+        Introduction {
+            id: self.own.id,
+            name: self.own.name.clone(),
+            incarnation: self.own.incarnation(),
+            cluster_addr: self.config.cluster_addr.clone(),
+            mqtt_addr: self.config.mqtt_addr.clone(),
+            http_addr: self.config.http_addr.clone(),
+            cluster_id: self.cluster_id.get().cloned().unwrap_or_default(),
+        }
+    }
+
+    /// Takes the formation as what it is from now on. Called once.
+    pub(crate) fn adopt(&self, formation: Formation) {
+        for member in &formation.members {
+            self.peers.learn(member.id, &member.cluster_addr);
+        }
+        // Both are set here and nowhere else, under `accepting` or before any task runs.
+        drop(self.cluster_id.set(formation.cluster_id.clone()));
+        drop(self.formation.set(formation));
+        self.formed.notify_waiters();
+    }
+
+    /// Waits until this node belongs to a cluster.
+    pub(crate) async fn formed(&self) -> &Formation {
+        loop {
+            let formed = self.formed.notified();
+            tokio::pin!(formed);
+            formed.as_mut().enable();
+            if let Some(formation) = self.formation.get() {
+                return formation;
+            }
+            formed.await;
+        }
+    }
+
+    /// Waits until this incarnation is up in the control group's state.
+    pub(crate) async fn wait_until_up(&self) {
+        let mut applied = self.control.applied();
+        while !self.is_up(self.own.id, self.own.incarnation()) {
+            if applied.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Whether exactly this incarnation of a node is up.
+    #[must_use]
+    pub fn is_up(&self, node: NodeId, incarnation: u64) -> bool {
+        self.control.state().node(node).is_some_and(|node| node.up && node.incarnation == incarnation)
+    }
+
+    /// The control group, once it is open here. `None`: the node stops first.
+    pub(crate) async fn control_group(&self) -> Option<Group> {
+        self.formed().await;
+        let mut applied = self.control.applied();
+        loop {
+            if let Some(group) = self.host.group(CONTROL) {
+                return Some(group);
+            }
+            tokio::select! {
+                changed = applied.changed() => if changed.is_err() { return None },
+                () = tokio::time::sleep(Duration::from_millis(50)) => {}
+            }
+        }
+    }
+
+    /// The shard a client id or a topic belongs to.
+    pub(crate) fn client_of(&self, name: &str) -> Result<ShardClient, ShardError> {
+        let shards = self.formation.get().ok_or(ShardError::Unavailable)?.shards;
+        self.shard_client(shard_of(name, shards)).ok_or(ShardError::Unavailable)
+    }
+
+    /// Makes the way to a shard known; only the task that opens groups does.
+    pub(crate) fn add_shard_client(&self, shard: u32, client: ShardClient) {
+        self.shard_clients.lock().insert(shard, client);
+    }
+
+    pub(crate) fn shard_client(&self, shard: u32) -> Option<ShardClient> {
+        self.shard_clients.lock().get(&shard).cloned()
+    }
+
+    /// A shard that this node holds.
+    #[must_use]
+    pub fn shard_view(&self, shard: u32) -> Option<Arc<ShardView>> {
+        self.shard_views.load().get(&shard).cloned()
+    }
+
+    /// All shards that this node holds.
+    #[must_use]
+    pub fn shard_views(&self) -> Arc<BTreeMap<u32, Arc<ShardView>>> {
+        self.shard_views.load_full()
+    }
+
+    /// Makes a shard's view known; only the task that opens groups does.
+    pub(crate) fn add_shard_view(&self, shard: u32, view: Arc<ShardView>) {
+        let mut views = BTreeMap::clone(&self.shard_views.load());
+        views.insert(shard, view);
+        self.shard_views.store(Arc::new(views));
+    }
+}

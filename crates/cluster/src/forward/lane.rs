@@ -1,0 +1,400 @@
+//! The sending side of a lane: a bounded queue, what is sent but not accepted yet, and the task that
+//! moves it.
+//!
+//! Policy when full: QoS 0 is dropped and counted, QoS 1/2 makes the publisher wait. What the peer has
+//! not accepted when the stream breaks is sent again with the same sequence numbers; the peer drops
+//! repeats. A lane is for one incarnation of its peer: when that is gone, so are the sessions that
+//! wanted the messages, and all tickets are released. Start at [`Lane::push`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use zwerm_wire::QoS;
+
+use super::record::{Body, Target, VERSION, put_record, record_len};
+use crate::NodeId;
+use crate::receipt::Ticket;
+use crate::transport::Peers;
+use crate::transport::proto::{ForwardAck, ForwardBatch};
+
+/// A batch is closed when it is about this long or holds so many records.
+const BATCH_BYTES: usize = 256 * 1024;
+const BATCH_RECORDS: usize = 512;
+/// Batches handed to gRPC and not yet written.
+const STREAM_QUEUE: usize = 4;
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Bounds of one lane: what is queued plus what is sent and not accepted.
+#[derive(Debug, Clone, Copy)]
+pub struct LaneLimits {
+    /// Records.
+    pub messages: usize,
+    /// Bytes of their bodies.
+    pub bytes: usize,
+}
+
+impl Default for LaneLimits {
+    fn default() -> Self {
+        Self { messages: 100_000, bytes: 64 * 1024 * 1024 }
+    }
+}
+
+/// What all lanes of a node did.
+#[derive(Debug, Default)]
+pub struct LaneCounters {
+    /// Records taken from publishers.
+    pub taken: AtomicU64,
+    /// QoS 0 records dropped because a lane was full.
+    pub dropped_full: AtomicU64,
+    /// Batches written.
+    pub batches: AtomicU64,
+    /// Records written again after a broken stream.
+    pub repeated: AtomicU64,
+}
+
+/// The lane takes no more QoS 1/2 now; see [`Lane::wait_room`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaneFull;
+
+#[derive(Debug)]
+struct Entry {
+    sequence: u64,
+    target: Target,
+    body: Body,
+    /// `Some` for QoS 1/2.
+    ticket: Option<Ticket>,
+    qos: QoS,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<Entry>,
+    /// QoS 1/2, in order of sequence.
+    unaccepted: VecDeque<Entry>,
+    next_sequence: u64,
+    bytes: usize,
+    closed: bool,
+}
+
+/// The lane to one incarnation of one peer.
+#[derive(Debug)]
+pub struct Lane {
+    peer: NodeId,
+    incarnation: u64,
+    limits: LaneLimits,
+    counters: Arc<LaneCounters>,
+    state: Mutex<State>,
+    more: Notify,
+    room: Notify,
+}
+
+impl Lane {
+    pub(crate) fn new(
+        peer: NodeId,
+        incarnation: u64,
+        limits: LaneLimits,
+        counters: Arc<LaneCounters>,
+    ) -> Self {
+        let state = State { next_sequence: 1, ..State::default() };
+        let (more, room) = (Notify::new(), Notify::new());
+        Self { peer, incarnation, limits, counters, state: Mutex::new(state), more, room }
+    }
+
+    /// The incarnation of the peer that this lane is for.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Takes a message. The ticket of a QoS 1/2 message is dropped when the peer has accepted it, or when
+    /// the peer is gone.
+    ///
+    /// # Errors
+    /// [`LaneFull`], for QoS 1/2 only; nothing was taken.
+    pub fn push(
+        &self,
+        qos: QoS,
+        target: &Target,
+        body: &Body,
+        ticket: impl FnOnce() -> Option<Ticket>,
+    ) -> Result<(), LaneFull> {
+        let mut state = self.state.lock();
+        if state.closed {
+            return Ok(());
+        }
+        let held = state.queue.len() + state.unaccepted.len();
+        if held >= self.limits.messages || state.bytes >= self.limits.bytes {
+            if qos != QoS::AtMostOnce {
+                return Err(LaneFull);
+            }
+            self.counters.dropped_full.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        let sequence = state.next_sequence;
+        state.next_sequence += 1;
+        state.bytes += body.len();
+        let wake = state.queue.is_empty();
+        state.queue.push_back(Entry {
+            sequence,
+            target: target.clone(),
+            body: body.clone(),
+            ticket: ticket(),
+            qos,
+        });
+        drop(state);
+        self.counters.taken.fetch_add(1, Ordering::Relaxed);
+        if wake {
+            self.more.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Waits until a full lane may have room again (or is closed).
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn wait_room(&self) {
+        let room = self.room.notified();
+        tokio::pin!(room);
+        room.as_mut().enable();
+        if self.is_full() {
+            room.await;
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        let state = self.state.lock();
+        let held = state.queue.len() + state.unaccepted.len();
+        !state.closed && (held >= self.limits.messages || state.bytes >= self.limits.bytes)
+    }
+
+    /// Records queued or not accepted yet, and their bytes.
+    #[must_use]
+    pub fn held(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.queue.len() + state.unaccepted.len(), state.bytes)
+    }
+
+    /// The peer's incarnation is gone: releases everything.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let released = (std::mem::take(&mut state.queue), std::mem::take(&mut state.unaccepted));
+        state.bytes = 0;
+        drop(state);
+        // Tickets ring bells: not under the lock.
+        drop(released);
+        self.more.notify_one();
+        self.room.notify_waiters();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.state.lock().closed
+    }
+
+    fn has_queue(&self) -> bool {
+        !self.state.lock().queue.is_empty()
+    }
+
+    /// Puts what was not accepted back to the front of the queue, after a broken stream.
+    fn rewind(&self) {
+        let mut state = self.state.lock();
+        self.counters.repeated.fetch_add(state.unaccepted.len() as u64, Ordering::Relaxed);
+        while let Some(entry) = state.unaccepted.pop_back() {
+            state.queue.push_front(entry);
+        }
+    }
+
+    /// Takes the next batch off the queue.
+    fn next_batch(&self, own_incarnation: u64) -> Option<ForwardBatch> {
+        let mut state = self.state.lock();
+        let first_sequence = state.queue.front()?.sequence;
+        let mut records = BytesMut::new();
+        let mut last = first_sequence;
+        let mut count = 0;
+        while let Some(entry) = state.queue.front() {
+            let len = record_len(&entry.target, &entry.body);
+            if count > 0 && (count == BATCH_RECORDS || records.len() + len > BATCH_BYTES) {
+                break;
+            }
+            put_record(entry.sequence - last, &entry.target, &entry.body, &mut records);
+            last = entry.sequence;
+            count += 1;
+            if let Some(entry) = state.queue.pop_front() {
+                if entry.qos == QoS::AtMostOnce {
+                    state.bytes -= entry.body.len();
+                } else {
+                    state.unaccepted.push_back(entry);
+                }
+            }
+        }
+        drop(state);
+        self.counters.batches.fetch_add(1, Ordering::Relaxed);
+        self.room.notify_waiters();
+        Some(ForwardBatch {
+            incarnation: own_incarnation,
+            receiver_incarnation: self.incarnation,
+            version: VERSION,
+            first_sequence,
+            records: records.freeze(),
+        })
+    }
+
+    /// Drops the tickets of what the peer accepted.
+    fn accepted(&self, ack: &ForwardAck) {
+        let mut released = Vec::new();
+        let mut state = self.state.lock();
+        for run in ack.runs.chunks_exact(2) {
+            let (Some(&first), Some(&last)) = (run.first(), run.last()) else { continue };
+            let from = state.unaccepted.partition_point(|entry| entry.sequence < first);
+            let to = state.unaccepted.partition_point(|entry| entry.sequence <= last);
+            released.extend(state.unaccepted.drain(from..to.max(from)));
+        }
+        state.bytes -= released.iter().map(|entry| entry.body.len()).sum::<usize>();
+        drop(state);
+        drop(released);
+        self.room.notify_waiters();
+    }
+}
+
+/// Moves a lane until it is closed. `own_incarnation` is what this node was when the lane was made.
+pub(crate) async fn run_lane(lane: Arc<Lane>, peers: Peers, own_incarnation: u64) {
+    while !lane.is_closed() {
+        lane.rewind();
+        if let Err(error) = stream_lane(&lane, &peers, own_incarnation).await {
+            tracing::debug!(peer = format_args!("{:016x}", lane.peer), %error, "a forwarding lane broke");
+        }
+        if !lane.is_closed() {
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// One stream of a lane, until it breaks or the lane is closed.
+async fn stream_lane(lane: &Lane, peers: &Peers, own_incarnation: u64) -> Result<(), crate::CallError> {
+    let (batches, receiver) = mpsc::channel(STREAM_QUEUE);
+    let opening = peers.forward(lane.peer, ReceiverStream::new(receiver));
+    let mut acks = tokio::select! {
+        acks = opening => acks?,
+        () = closed(lane) => return Ok(()),
+    };
+    // Each branch is cancel safe: a permit is given back, an ack stays in the stream, a ring is kept.
+    loop {
+        let has_queue = lane.has_queue();
+        tokio::select! {
+            permit = batches.reserve(), if has_queue => match permit {
+                Ok(permit) => if let Some(batch) = lane.next_batch(own_incarnation) {
+                    permit.send(batch);
+                },
+                Err(_) => return Ok(()),
+            },
+            ack = acks.next() => match ack {
+                Some(ack) => lane.accepted(&ack?),
+                None => return Ok(()),
+            },
+            () = lane.more.notified(), if !has_queue => {}
+        }
+        if lane.is_closed() {
+            return Ok(());
+        }
+    }
+}
+
+/// Resolves when the lane is closed; takes rings for "more" meanwhile, which the caller looks for anyway.
+async fn closed(lane: &Lane) {
+    while !lane.is_closed() {
+        lane.more.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::forward::Record;
+    use crate::receipt::{Bell, Receipt};
+    use bytes::Bytes;
+    use zwerm_wire::TopicName;
+
+    fn lane(messages: usize) -> Lane {
+        Lane::new(7, 1, LaneLimits { messages, bytes: 1 << 20 }, Arc::default())
+    }
+
+    fn push(lane: &Lane, qos: QoS, receipt: &Receipt) -> Result<(), LaneFull> {
+        let target = Target { plain: true, groups: Vec::new() };
+        let record = Record {
+            target: target.clone(),
+            publisher: "p".into(),
+            topic: TopicName::new("t").unwrap(),
+            qos,
+            retain: false,
+            expires_in_ms: None,
+            properties: None,
+            payload: Bytes::from_static(b"x"),
+        };
+        lane.push(qos, &target, &Body::encode(&record), || (qos != QoS::AtMostOnce).then(|| receipt.ticket()))
+    }
+
+    #[test]
+    fn a_full_lane_drops_qos_0_and_refuses_qos_1() {
+        let (lane, receipt) = (lane(1), Receipt::new(Bell::new()));
+        assert_eq!(push(&lane, QoS::AtLeastOnce, &receipt), Ok(()));
+        assert_eq!(push(&lane, QoS::AtMostOnce, &receipt), Ok(()));
+        assert_eq!(push(&lane, QoS::AtLeastOnce, &receipt), Err(LaneFull));
+        assert_eq!(lane.counters.dropped_full.load(Ordering::Relaxed), 1);
+        assert_eq!(lane.held().0, 1);
+    }
+
+    #[test]
+    fn tickets_are_held_until_the_run_that_covers_them() {
+        let (lane, receipt) = (lane(10), Receipt::new(Bell::new()));
+        for _ in 0..3 {
+            push(&lane, QoS::AtLeastOnce, &receipt).unwrap();
+        }
+        let batch = lane.next_batch(1).unwrap();
+        assert_eq!((batch.first_sequence, batch.receiver_incarnation), (1, 1));
+        lane.accepted(&ForwardAck { runs: vec![1, 1, 3, 3] });
+        assert!(!receipt.is_complete());
+        lane.accepted(&ForwardAck { runs: vec![2, 2] });
+        assert!(receipt.is_complete());
+        assert_eq!(lane.held(), (0, 0));
+    }
+
+    #[test]
+    fn what_was_not_accepted_is_sent_again_before_what_is_new() {
+        let (lane, receipt) = (lane(10), Receipt::new(Bell::new()));
+        push(&lane, QoS::AtLeastOnce, &receipt).unwrap();
+        push(&lane, QoS::AtMostOnce, &receipt).unwrap();
+        push(&lane, QoS::ExactlyOnce, &receipt).unwrap();
+        lane.next_batch(1).unwrap();
+        push(&lane, QoS::AtLeastOnce, &receipt).unwrap();
+        lane.rewind();
+        let mut records = lane.next_batch(1).unwrap().records;
+        let mut sequence = 1;
+        let mut seen = Vec::new();
+        while !records.is_empty() {
+            let (delta, _) = super::super::record::take_record(&mut records).unwrap();
+            sequence += delta;
+            seen.push(sequence);
+        }
+        assert_eq!(seen, [1, 3, 4], "QoS 0 is sent once only");
+    }
+
+    #[test]
+    fn closing_releases_everything() {
+        let (lane, receipt) = (lane(10), Receipt::new(Bell::new()));
+        push(&lane, QoS::AtLeastOnce, &receipt).unwrap();
+        push(&lane, QoS::AtLeastOnce, &receipt).unwrap();
+        lane.next_batch(1).unwrap();
+        lane.close();
+        assert!(receipt.is_complete());
+        assert_eq!(push(&lane, QoS::AtLeastOnce, &receipt), Ok(()), "a closed lane has nobody to wait for");
+        assert_eq!(lane.held(), (0, 0));
+    }
+}

@@ -1,0 +1,265 @@
+//! The bytes of one forwarded message, version 1: frozen, see the test at the end.
+//!
+//! ```text
+//! record  := sequence-delta:varint target body-length:varint body
+//! target  := 0x01 if plain subscribers match | 0x02 if groups follow; then count:varint (length:varint filter)*
+//! body    := flags publisher-length:varint publisher topic-length:varint topic
+//!            [expiry-ms:varint] [properties-length:varint properties] payload (the rest)
+//! flags   := qos (2 bits) | 0x04 retain | 0x08 properties | 0x10 expiry
+//! ```
+//! The body is encoded once and copied into the batch of every peer; the target differs per peer.
+//! Properties are a `zwerm.records.v1.Properties`. Knows no streams. Start at [`Body::encode`].
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytestring::ByteString;
+use prost::Message as _;
+use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
+use thiserror::Error;
+use zwerm_machine::message::{self, Header};
+use zwerm_machine::records::{Message, Properties};
+use zwerm_wire::{MessageProperties, QoS, TopicFilter, TopicName};
+
+/// Version of the layout above.
+pub(super) const VERSION: u32 = 1;
+
+const RETAIN: u8 = 0x04;
+const PROPERTIES: u8 = 0x08;
+const EXPIRY: u8 = 0x10;
+const PLAIN: u8 = 0x01;
+const GROUPS: u8 = 0x02;
+
+/// A record that another node of this version would not have written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("a forwarded record is malformed: {0}")]
+pub struct RecordError(&'static str);
+
+/// For whom of the receiving node a message is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Target {
+    /// All plain subscribers there.
+    pub plain: bool,
+    /// One member of each of these shared subscriptions (`$share/name/filter`).
+    pub groups: Vec<TopicFilter>,
+}
+
+/// A message as another node forwarded it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// For whom.
+    pub target: Target,
+    /// Client id of the publisher, for No Local.
+    pub publisher: ByteString,
+    /// Topic.
+    pub topic: TopicName,
+    /// As published.
+    pub qos: QoS,
+    /// As published.
+    pub retain: bool,
+    /// Milliseconds the message still lives; `None` for ever.
+    pub expires_in_ms: Option<u64>,
+    /// What travels with the message; its own `message_expiry` is not used.
+    pub properties: Option<Box<MessageProperties>>,
+    /// A slice of the batch.
+    pub payload: Bytes,
+}
+
+/// The part of a record that is the same for every peer, encoded. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Body(Bytes);
+
+impl Body {
+    /// Encodes a message; `record.target` is not part of it.
+    #[must_use]
+    pub fn encode(record: &Record) -> Self {
+        let properties = encode_properties(record);
+        let fixed =
+            32 + record.publisher.len() + record.topic.len() + properties.as_ref().map_or(0, Vec::len);
+        let mut out = BytesMut::with_capacity(fixed + record.payload.len());
+        let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+        out.put_u8(
+            record.qos as u8
+                | flag(record.retain, RETAIN)
+                | flag(properties.is_some(), PROPERTIES)
+                | flag(record.expires_in_ms.is_some(), EXPIRY),
+        );
+        put_bytes(record.publisher.as_bytes(), &mut out);
+        put_bytes(record.topic.as_bytes(), &mut out);
+        if let Some(expiry) = record.expires_in_ms {
+            encode_varint(expiry, &mut out);
+        }
+        if let Some(properties) = properties {
+            put_bytes(&properties, &mut out);
+        }
+        out.put_slice(&record.payload);
+        Self(out.freeze())
+    }
+
+    /// Bytes it takes in a batch, about.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Never: a body has at least its flags.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+fn encode_properties(record: &Record) -> Option<Vec<u8>> {
+    let properties = Some(record.properties.as_deref()?);
+    let header = Header { publisher: "", qos: record.qos, retain: record.retain, properties };
+    message::record(&record.topic, Bytes::new(), header, 0)
+        .properties
+        .map(|properties| properties.encode_to_vec())
+}
+
+/// Appends a record to a batch.
+pub(super) fn put_record(sequence_delta: u64, target: &Target, body: &Body, out: &mut BytesMut) {
+    encode_varint(sequence_delta, out);
+    let groups = if target.groups.is_empty() { 0 } else { GROUPS };
+    out.put_u8(groups | if target.plain { PLAIN } else { 0 });
+    if groups != 0 {
+        encode_varint(target.groups.len() as u64, out);
+        for group in &target.groups {
+            put_bytes(group.as_str().as_bytes(), out);
+        }
+    }
+    put_bytes(&body.0, out);
+}
+
+/// Bytes that [`put_record`] appends, at most.
+pub(super) fn record_len(target: &Target, body: &Body) -> usize {
+    let groups: usize = target.groups.iter().map(|group| group.as_str().len() + 3).sum();
+    2 * encoded_len_varint(u64::MAX) + 1 + groups + body.len()
+}
+
+/// Takes the next record off a batch: its sequence delta and the record.
+pub(super) fn take_record(batch: &mut Bytes) -> Result<(u64, Record), RecordError> {
+    let delta = take_varint(batch)?;
+    let marks = take_u8(batch)?;
+    let mut target = Target { plain: marks & PLAIN != 0, groups: Vec::new() };
+    if marks & GROUPS != 0 {
+        for _ in 0..take_varint(batch)? {
+            let filter = TopicFilter::new(take_string(batch)?).map_err(|_| RecordError("filter"))?;
+            target.groups.push(filter);
+        }
+    }
+    let body = take_bytes(batch)?;
+    Ok((delta, take_body(target, body)?))
+}
+
+fn take_body(target: Target, mut body: Bytes) -> Result<Record, RecordError> {
+    let flags = take_u8(&mut body)?;
+    let qos = match flags & 0x03 {
+        0 => QoS::AtMostOnce,
+        1 => QoS::AtLeastOnce,
+        2 => QoS::ExactlyOnce,
+        _ => return Err(RecordError("QoS")),
+    };
+    let publisher = take_string(&mut body)?;
+    let topic = TopicName::new(take_string(&mut body)?).map_err(|_| RecordError("topic"))?;
+    let expires_in_ms = if flags & EXPIRY != 0 { Some(take_varint(&mut body)?) } else { None };
+    let properties = if flags & PROPERTIES != 0 { Some(take_properties(&mut body)?) } else { None };
+    Ok(Record {
+        target,
+        publisher,
+        topic,
+        qos,
+        retain: flags & RETAIN != 0,
+        expires_in_ms,
+        properties,
+        payload: body,
+    })
+}
+
+fn take_properties(body: &mut Bytes) -> Result<Box<MessageProperties>, RecordError> {
+    let malformed = RecordError("properties");
+    let properties = Properties::decode(take_bytes(body)?).map_err(|_| malformed)?;
+    let carrier = Message { properties: Some(properties), ..Message::default() };
+    message::properties(&carrier, 0).map_err(|_| malformed)?.ok_or(malformed)
+}
+
+fn put_bytes(bytes: &[u8], out: &mut BytesMut) {
+    encode_varint(bytes.len() as u64, out);
+    out.put_slice(bytes);
+}
+
+fn take_u8(from: &mut Bytes) -> Result<u8, RecordError> {
+    if from.has_remaining() { Ok(from.get_u8()) } else { Err(RecordError("cut short")) }
+}
+
+fn take_varint(from: &mut Bytes) -> Result<u64, RecordError> {
+    decode_varint(from).map_err(|_| RecordError("number"))
+}
+
+fn take_bytes(from: &mut Bytes) -> Result<Bytes, RecordError> {
+    let len = usize::try_from(take_varint(from)?).map_err(|_| RecordError("length"))?;
+    if len > from.len() {
+        return Err(RecordError("cut short"));
+    }
+    Ok(from.split_to(len))
+}
+
+fn take_string(from: &mut Bytes) -> Result<ByteString, RecordError> {
+    ByteString::try_from(take_bytes(from)?).map_err(|_| RecordError("text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> Record {
+        Record {
+            target: Target { plain: true, groups: vec![TopicFilter::new("$share/g/a/+").unwrap()] },
+            publisher: "pub".into(),
+            topic: TopicName::new("a/b").unwrap(),
+            qos: QoS::AtLeastOnce,
+            retain: true,
+            expires_in_ms: Some(1_500),
+            properties: Some(Box::new(MessageProperties {
+                content_type: Some("text".into()),
+                user: vec![("k".into(), "v".into())],
+                ..MessageProperties::default()
+            })),
+            payload: Bytes::from_static(b"21.5"),
+        }
+    }
+
+    fn encoded(record: &Record) -> BytesMut {
+        let mut out = BytesMut::new();
+        put_record(3, &record.target, &Body::encode(record), &mut out);
+        out
+    }
+
+    #[test]
+    fn a_record_reads_back_as_it_was_written() {
+        let bytes = encoded(&record());
+        assert!(bytes.len() <= record_len(&record().target, &Body::encode(&record())));
+        let mut bytes = bytes.freeze();
+        assert_eq!(take_record(&mut bytes), Ok((3, record())));
+        assert!(bytes.is_empty());
+    }
+
+    #[test]
+    fn the_layout_is_frozen() {
+        let hex: String = encoded(&record()).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            hex,
+            "0303010c2473686172652f672f612f2b251d0370756203612f62dc0b0e\
+             120474657874\
+             2a060a016b120176\
+             32312e35"
+                .replace(' ', "")
+        );
+    }
+
+    #[test]
+    fn every_cut_of_a_record_is_refused() {
+        let whole = encoded(&record()).freeze();
+        for end in 0..whole.len() {
+            assert!(take_record(&mut whole.slice(..end)).is_err(), "cut at {end}");
+        }
+    }
+}

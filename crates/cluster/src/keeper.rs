@@ -1,0 +1,130 @@
+//! What the leader of a shard does: publishes its outbox, lets time pass, and ends what a dead node owned.
+//!
+//! Runs for every shard this node holds and does nothing while another node leads it. All it decides is
+//! a command; the state machine says what follows. Start at [`keep_shard`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use zwerm_machine::Shard;
+use zwerm_machine::records::{Drained, Message, OwnerLost, Tick, shard_command::Command};
+use zwerm_raft::Group;
+
+use crate::NodeId;
+use crate::cluster::Shared;
+use crate::replica::ShardView;
+use crate::shards::ShardClient;
+
+/// Outbox entries published at a time.
+const OUTBOX_BATCH: usize = 256;
+/// Longest time without a look at the clock.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A message that a shard publishes itself: a will that fired.
+#[derive(Debug)]
+pub struct OutboxMessage {
+    /// What to publish.
+    pub message: Arc<Message>,
+    /// To be told when all that matters have accepted it; dropped unsent, it is tried again.
+    pub published: oneshot::Sender<()>,
+}
+
+/// Incarnations per node up to which the shard knows that they are dead.
+type Lost = BTreeMap<NodeId, u64>;
+
+/// Keeps one shard until the node stops.
+pub(crate) async fn keep_shard(
+    shared: &Shared,
+    group: &Group,
+    view: &ShardView,
+    client: &ShardClient,
+    outbox: &mpsc::Sender<OutboxMessage>,
+) {
+    let mut status = group.watch();
+    let mut applied = view.applied();
+    let mut control = shared.control.applied();
+    let mut lost = Lost::new();
+    loop {
+        let state = view.state();
+        if group.is_leader() {
+            let did = duties(shared, &state, client, outbox, &mut lost).await;
+            if did {
+                continue;
+            }
+        } else {
+            lost.clear();
+        }
+        let wait = until_due(shared, &state);
+        // All branches are cancel safe; a closed watch means that the node is stopping.
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return },
+            changed = applied.changed() => if changed.is_err() { return },
+            changed = control.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+fn until_due(shared: &Shared, state: &Shard) -> Duration {
+    let due =
+        state.next_due_ms().map_or(LOOK, |due| Duration::from_millis(due.saturating_sub(shared.now_ms())));
+    due.clamp(Duration::from_millis(1), LOOK)
+}
+
+/// Does what is due; true if something was done (and the state has changed).
+async fn duties(
+    shared: &Shared,
+    state: &Shard,
+    client: &ShardClient,
+    outbox: &mpsc::Sender<OutboxMessage>,
+    lost: &mut Lost,
+) -> bool {
+    for (node, incarnation) in dead_incarnations(shared) {
+        if lost.get(&node).is_none_or(|known| *known < incarnation) {
+            let command = Command::OwnerLost(OwnerLost { node, incarnation });
+            if client.tell(command).await.is_ok() {
+                lost.insert(node, incarnation);
+                return true;
+            }
+        }
+    }
+    if state.next_due_ms().is_some_and(|due| due <= shared.now_ms()) {
+        return client.tell(Command::Tick(Tick {})).await.is_ok();
+    }
+    state.outbox_len() > 0 && publish_outbox(state, client, outbox).await
+}
+
+/// Per node the newest incarnation that is dead.
+fn dead_incarnations(shared: &Shared) -> Vec<(NodeId, u64)> {
+    let control = shared.control.state();
+    let dead = |node: &zwerm_machine::records::Node| {
+        let incarnation = if node.up { node.incarnation.saturating_sub(1) } else { node.incarnation };
+        // A founder that has never been up owns nothing.
+        (node.since_ms > 0 && incarnation > 0).then_some((node.id, incarnation))
+    };
+    control.nodes().filter_map(dead).collect()
+}
+
+async fn publish_outbox(state: &Shard, client: &ShardClient, outbox: &mpsc::Sender<OutboxMessage>) -> bool {
+    let mut waiting = Vec::new();
+    for (sequence, message) in state.outbox().take(OUTBOX_BATCH) {
+        let (published, done) = oneshot::channel();
+        if outbox.send(OutboxMessage { message: Arc::clone(message), published }).await.is_err() {
+            return false;
+        }
+        waiting.push((sequence, done));
+    }
+    let mut upto = None;
+    for (sequence, done) in waiting {
+        if done.await.is_err() {
+            break;
+        }
+        upto = Some(sequence);
+    }
+    match upto {
+        Some(upto) => client.tell(Command::Drained(Drained { upto })).await.is_ok(),
+        None => false,
+    }
+}

@@ -1,0 +1,130 @@
+//! Opens the Raft groups that this node holds, and hands their leadership over when it stops.
+//!
+//! Knows who votes where; does not know what the groups decide. Start at [`open_groups`].
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use zwerm_machine::Control;
+use zwerm_machine::records::{ControlCommand, NodeDown, Placement, control_command::Command};
+use zwerm_raft::{Group, GroupId, Machine};
+
+use crate::NodeId;
+use crate::cluster::Shared;
+use crate::keeper::keep_shard;
+use crate::ledger::{CONTROL, control_request, group_of};
+use crate::overseer::control_voters;
+use crate::replica::{ControlReplica, ShardReplica, ShardView};
+use crate::shards::{ShardClient, run_shard_client};
+
+const RETRY: Duration = Duration::from_millis(200);
+/// How long stopping waits for the rest of the cluster to take note.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// How long one group may take to change its leader.
+const TRANSFER: Duration = Duration::from_millis(500);
+
+/// Opens the control group as soon as there is a cluster, then the shards placed here.
+pub(crate) async fn open_groups(shared: &Arc<Shared>) {
+    let formation = shared.formed().await;
+    for shard in 0..formation.shards {
+        let (client, mut queue) = ShardClient::new();
+        shared.add_shard_client(shard, client);
+        let runner = Arc::clone(shared);
+        shared.spawn(async move { run_shard_client(&runner, shard, &mut queue).await });
+    }
+    let (lanes, peers) = (Arc::clone(&shared.lanes), shared.peers.clone());
+    let on_change = move |control: &Control| {
+        control.nodes().for_each(|node| peers.learn(node.id, &node.cluster_addr));
+        lanes.follow(control);
+    };
+    let replica = ControlReplica::new(Arc::clone(&shared.control), Box::new(on_change));
+    open(shared, CONTROL, Box::new(replica), control_voters(&formation.members)).await;
+    open_shards(shared).await;
+}
+
+async fn open_shards(shared: &Arc<Shared>) {
+    let mut applied = shared.control.applied();
+    let mut opened = BTreeSet::new();
+    loop {
+        let control = shared.control.state();
+        let here = |placement: &&Placement| placement.voters.contains(&shared.own.id);
+        for placement in control.placement().iter().filter(here) {
+            if opened.insert(placement.shard) {
+                open_shard(shared, placement).await;
+            }
+        }
+        if applied.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn open_shard(shared: &Arc<Shared>, placement: &Placement) {
+    let shard = placement.shard;
+    let view = Arc::new(ShardView::new());
+    let replica = ShardReplica::new(Arc::clone(&view));
+    let voters = placement.voters.iter().copied().collect();
+    let group = open(shared, group_of(shard), Box::new(replica), voters).await;
+    shared.add_shard_view(shard, Arc::clone(&view));
+    let Some(client) = shared.shard_client(shard) else { return };
+    let keeper = Arc::clone(shared);
+    shared.spawn(async move { keep_shard(&keeper, &group, &view, &client, &keeper.outbox).await });
+}
+
+/// Opens one group; a failure is logged and tried again: the node is not ready meanwhile. All voters
+/// initialise with the same set, which Raft takes for one formation.
+async fn open(shared: &Shared, id: GroupId, machine: Box<dyn Machine>, voters: BTreeSet<NodeId>) -> Group {
+    let group = match shared.host.open(id, machine).await {
+        Ok(group) => group,
+        Err(error) => {
+            tracing::error!(group = %id, error = &error as &dyn std::error::Error, "a Raft group does not open; this node cannot take part");
+            // Nothing heals this but people: the volume is unreadable.
+            std::future::pending().await
+        }
+    };
+    while voters.contains(&shared.own.id) && !group.is_initialized().await {
+        match group.initialize(voters.clone()).await {
+            Ok(()) => break,
+            Err(error) => tracing::debug!(group = %id, %error, "a Raft group is not initialised yet"),
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+    group
+}
+
+/// Before stopping: the cluster need not find out by itself that this node is gone.
+pub(crate) async fn hand_over(shared: &Shared) {
+    if shared.formation.get().is_none() {
+        return;
+    }
+    let farewell = NodeDown { id: shared.own.id, incarnation: shared.own.incarnation() };
+    let command = ControlCommand { command: Some(Command::NodeDown(farewell)), at_ms: 0 };
+    let said = tokio::time::timeout(FAREWELL, shared.propose(control_request(&command, false))).await;
+    if said.is_err() {
+        tracing::info!("stopping without a quorum: the others will find out");
+    }
+    let transfers =
+        shared.host.known_groups().into_iter().filter_map(|id| shared.host.group(id)).map(transfer);
+    futures::future::join_all(transfers).await;
+}
+
+async fn transfer(group: Group) {
+    if !group.is_leader() {
+        return;
+    }
+    let successor = {
+        let status = group.watch();
+        let status = status.borrow();
+        let others = status.matched.iter().filter(|(node, _)| Some(**node) != status.leader);
+        // Who is furthest takes over soonest.
+        others
+            .filter(|(node, _)| status.voters.contains(node))
+            .max_by_key(|(_, matched)| **matched)
+            .map(|(node, _)| *node)
+    };
+    let Some(successor) = successor else { return };
+    if let Ok(Err(error)) = tokio::time::timeout(TRANSFER, group.transfer_leader(successor)).await {
+        tracing::debug!(group = %group.id(), %error, "leadership was not handed over");
+    }
+}

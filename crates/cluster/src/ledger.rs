@@ -1,0 +1,157 @@
+//! The one door to what is replicated: finds the leader of a group and proposes to it.
+//!
+//! A proposal whose outcome is unknown is repeated: every command is idempotent (routes by version,
+//! claims by token, releases by epoch, retained messages by sequence). Knows no meaning of commands but
+//! their time, which the leader stamps. Start at [`Shared::propose`].
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+use thiserror::Error;
+use zwerm_machine::records::{ControlCommand, ShardBatch};
+use zwerm_raft::{GroupId, ProposeError};
+
+use crate::NodeId;
+use crate::cluster::Shared;
+use crate::transport::proto::propose_reply::Outcome;
+use crate::transport::proto::{ProposeReply, ProposeRequest};
+
+/// The control group.
+pub(crate) const CONTROL: GroupId = GroupId(0);
+
+/// The Raft group of a shard.
+pub(crate) fn group_of(shard: u32) -> GroupId {
+    GroupId(shard + 1)
+}
+
+/// One attempt; longer than an election, so that a slow leader is not asked twice for nothing.
+const ATTEMPT: Duration = Duration::from_secs(3);
+/// A barrier waits for nodes that may have to be declared down first.
+const BARRIER_ATTEMPT: Duration = Duration::from_secs(8);
+const BACKOFF: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_millis(250);
+
+/// A command that did not get in, this time.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(crate) struct Unproposed(String);
+
+/// A request for the control group.
+pub(crate) fn control_request(command: &ControlCommand, barrier: bool) -> ProposeRequest {
+    ProposeRequest { group: CONTROL.0, command: command.encode_to_vec().into(), barrier }
+}
+
+/// Walks the nodes that may lead a group.
+#[derive(Debug)]
+struct Search {
+    group: GroupId,
+    hint: Option<NodeId>,
+    tried: usize,
+}
+
+impl Search {
+    /// Whom to ask next: who is said to lead, else all that may, in turn.
+    fn next(&mut self, shared: &Shared) -> Option<NodeId> {
+        let known = self.hint.take().or_else(|| shared.leader_of(self.group));
+        let candidates = shared.members_of(self.group);
+        let turn = candidates.get(self.tried.checked_rem(candidates.len()).unwrap_or_default()).copied();
+        self.tried += 1;
+        // Every third time ask somebody else: what is known may be old.
+        if self.tried.is_multiple_of(3) { turn } else { known.or(turn) }
+    }
+}
+
+impl Shared {
+    /// Proposes until it is committed. The reply is what the state machine answered.
+    ///
+    /// # Cancel safety
+    /// Dropping it leaves the outcome unknown.
+    pub(crate) async fn propose(&self, request: ProposeRequest) -> Bytes {
+        let mut search = Search { group: GroupId(request.group), hint: None, tried: 0 };
+        let mut backoff = BACKOFF;
+        loop {
+            let outcome = match search.next(self) {
+                Some(node) => self.attempt(node, &request).await,
+                None => Err(Unproposed("no member of the group is known yet".to_owned())),
+            };
+            match outcome {
+                Ok(reply) if reply.outcome() == Outcome::Committed => return reply.reply,
+                Ok(reply) if reply.outcome() == Outcome::NotLeader && reply.leader != 0 => {
+                    search.hint = Some(reply.leader);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(group = request.group, %error, "a proposal failed; trying again")
+                }
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(BACKOFF_MAX);
+        }
+    }
+
+    async fn attempt(&self, node: NodeId, request: &ProposeRequest) -> Result<ProposeReply, Unproposed> {
+        let patience = if request.barrier { BARRIER_ATTEMPT } else { ATTEMPT };
+        if node == self.own.id {
+            let attempt = tokio::time::timeout(patience, self.propose_here(request.clone()));
+            return attempt.await.unwrap_or_else(|_| Err(Unproposed("no answer in time".to_owned())));
+        }
+        self.peers
+            .propose(node, request.clone(), patience)
+            .await
+            .map_err(|error| Unproposed(format!("node {node:016x}: {error}")))
+    }
+
+    /// Proposes to the group as this node leads it.
+    pub(crate) async fn propose_here(&self, request: ProposeRequest) -> Result<ProposeReply, Unproposed> {
+        let id = GroupId(request.group);
+        let not_leader = |leader: Option<NodeId>| ProposeReply {
+            outcome: Outcome::NotLeader.into(),
+            leader: leader.unwrap_or_default(),
+            reply: Bytes::new(),
+        };
+        let Some(group) = self.host.group(id) else { return Ok(not_leader(None)) };
+        let command = self.stamp(id, request.command)?;
+        let proposed = match group.propose(command).await {
+            Ok(proposed) => proposed,
+            Err(ProposeError::NotLeader { leader }) => return Ok(not_leader(leader)),
+            Err(error) => return Err(Unproposed(error.to_string())),
+        };
+        if request.barrier && !self.wait_applied_everywhere(proposed.index).await {
+            return Err(Unproposed("the leader changed before all nodes had applied".to_owned()));
+        }
+        Ok(ProposeReply { outcome: Outcome::Committed.into(), leader: self.own.id, reply: proposed.reply })
+    }
+
+    /// Time enters the replicated state here, and only here.
+    fn stamp(&self, group: GroupId, command: Bytes) -> Result<Bytes, Unproposed> {
+        let malformed = |error: prost::DecodeError| Unproposed(format!("a malformed command: {error}"));
+        let now_ms = self.now_ms();
+        if group == CONTROL {
+            let command = ControlCommand::decode(command).map_err(malformed)?;
+            return Ok(ControlCommand { at_ms: now_ms, ..command }.encode_to_vec().into());
+        }
+        let mut batch = ShardBatch::decode(command).map_err(malformed)?;
+        for command in &mut batch.commands {
+            command.at_ms = now_ms;
+        }
+        Ok(batch.encode_to_vec().into())
+    }
+
+    /// Who leads a group, as this node knows from taking part in it.
+    pub(crate) fn leader_of(&self, group: GroupId) -> Option<NodeId> {
+        self.host.group(group)?.leader()
+    }
+
+    /// Who may lead a group.
+    pub(crate) fn members_of(&self, group: GroupId) -> Vec<NodeId> {
+        let control = self.control.state();
+        let Some(shard) = group.0.checked_sub(1) else {
+            let formed =
+                self.formation.get().map(|formation| formation.members.iter().map(|node| node.id).collect());
+            return formed.unwrap_or_default();
+        };
+        let placement = control.placement().iter().find(|placement| placement.shard == shard);
+        placement.map(|placement| placement.voters.clone()).unwrap_or_default()
+    }
+}

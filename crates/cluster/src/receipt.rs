@@ -1,0 +1,123 @@
+//! Who waits for what: a receipt is complete when all its tickets are gone.
+//!
+//! A publish that several places must accept hands each a [`Ticket`]; the one that waits holds the
+//! [`Receipt`] and a [`Bell`] that rings when the last ticket is dropped. It does not know what was
+//! published. Start at [`Receipt::new`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tokio::sync::Notify;
+
+/// Wakes the one task that owns a connection (or a lane); a ring before the wait is not lost.
+#[derive(Debug, Clone, Default)]
+pub struct Bell(Arc<Notify>);
+
+impl Bell {
+    /// A silent bell.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Wakes the waiting task, or the next one that waits.
+    pub fn ring(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits for a ring.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a ring that arrives while nobody waits is kept.
+    pub async fn wait(&self) {
+        self.0.notified().await;
+    }
+}
+
+#[derive(Debug)]
+struct Count {
+    open: AtomicUsize,
+    failed: AtomicBool,
+    bell: Bell,
+}
+
+/// Held by the one that waits.
+#[derive(Debug, Clone)]
+pub struct Receipt(Arc<Count>);
+
+/// Held by a place that has yet to accept; dropping it is accepting.
+#[derive(Debug)]
+pub struct Ticket(Arc<Count>);
+
+impl Receipt {
+    /// A receipt without tickets: complete at once.
+    #[must_use]
+    pub fn new(bell: Bell) -> Self {
+        Self(Arc::new(Count { open: AtomicUsize::new(0), failed: AtomicBool::new(false), bell }))
+    }
+
+    /// One more place to wait for.
+    #[must_use]
+    pub fn ticket(&self) -> Ticket {
+        self.0.open.fetch_add(1, Ordering::AcqRel);
+        Ticket(Arc::clone(&self.0))
+    }
+
+    /// All tickets are gone.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.0.open.load(Ordering::Acquire) == 0
+    }
+
+    /// Some place refused. Means something only when complete.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.0.failed.load(Ordering::Acquire)
+    }
+}
+
+impl Ticket {
+    /// The place refuses instead of accepting.
+    pub fn refuse(self) {
+        self.0.failed.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.0.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.bell.ring();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receipt_without_tickets_is_complete() {
+        assert!(Receipt::new(Bell::new()).is_complete());
+    }
+
+    #[tokio::test]
+    async fn the_bell_rings_when_the_last_ticket_is_gone() {
+        let bell = Bell::new();
+        let receipt = Receipt::new(bell.clone());
+        let (first, second) = (receipt.ticket(), receipt.ticket());
+        drop(first);
+        assert!(!receipt.is_complete());
+        drop(second);
+        bell.wait().await;
+        assert!(receipt.is_complete() && !receipt.has_failed());
+    }
+
+    #[test]
+    fn one_refusal_fails_the_whole_receipt() {
+        let receipt = Receipt::new(Bell::new());
+        let (accepting, refusing) = (receipt.ticket(), receipt.ticket());
+        refusing.refuse();
+        drop(accepting);
+        assert!(receipt.is_complete() && receipt.has_failed());
+    }
+}

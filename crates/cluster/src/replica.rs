@@ -1,0 +1,199 @@
+//! The replicated machines as Raft applies them, and the views that everybody else reads.
+//!
+//! After each batch a clone (O(1)) of the machine is published; readers never wait for `apply`. Knows
+//! no proposals and no leaders. Start at [`ControlView`] and [`ShardView`].
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::{ArcSwap, Guard};
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::sync::watch;
+use zwerm_machine::records::{
+    ControlCommand, ControlReply, Ignored, Refusal, ShardBatch, ShardReplies, control_reply,
+};
+use zwerm_machine::{Control, Shard};
+use zwerm_raft::Machine;
+use zwerm_routing::RouteTable;
+
+/// The control group's state as this node has applied it.
+#[derive(Debug)]
+pub struct ControlView {
+    state: ArcSwap<Control>,
+    routes: ArcSwap<RouteTable>,
+    generation: AtomicU64,
+    applied: watch::Sender<u64>,
+}
+
+impl ControlView {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: ArcSwap::default(),
+            routes: ArcSwap::default(),
+            generation: AtomicU64::new(0),
+            applied: watch::Sender::new(0),
+        }
+    }
+
+    /// Nodes, placement and the rest.
+    #[must_use]
+    pub fn state(&self) -> Arc<Control> {
+        self.state.load_full()
+    }
+
+    /// The routes of all nodes.
+    #[must_use]
+    pub fn routes(&self) -> Guard<Arc<RouteTable>> {
+        self.routes.load()
+    }
+
+    /// Changes whenever [`routes`](Self::routes) changes; cheaper to ask.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The last log index applied, now and at every change.
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+}
+
+/// Called with the new state before anybody can see it.
+pub(crate) type OnControl = Box<dyn Fn(&Control) + Send + Sync>;
+
+/// [`Control`] under Raft.
+pub(crate) struct ControlReplica {
+    machine: Control,
+    view: Arc<ControlView>,
+    on_change: OnControl,
+    touched: bool,
+}
+
+impl ControlReplica {
+    pub(crate) fn new(view: Arc<ControlView>, on_change: OnControl) -> Self {
+        Self { machine: Control::new(), view, on_change, touched: false }
+    }
+
+    fn publish(&mut self, index: u64) {
+        if std::mem::take(&mut self.touched) {
+            (self.on_change)(&self.machine);
+            let generation = self.machine.routes().generation();
+            if self.view.generation.load(Ordering::Relaxed) != generation {
+                self.view.routes.store(Arc::new(self.machine.routes().clone()));
+                self.view.generation.store(generation, Ordering::Release);
+            }
+            self.view.state.store(Arc::new(self.machine.clone()));
+        }
+        self.view.applied.send_replace(index);
+    }
+}
+
+impl fmt::Debug for ControlReplica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControlReplica").field("machine", &self.machine).finish_non_exhaustive()
+    }
+}
+
+impl Machine for ControlReplica {
+    fn apply(&mut self, _index: u64, command: Bytes) -> Bytes {
+        self.touched = true;
+        let reply = match ControlCommand::decode(command) {
+            Ok(command) => self.machine.apply(&command),
+            Err(_) => ControlReply {
+                reply: Some(control_reply::Reply::Ignored(Ignored {
+                    reason: Refusal::UnknownCommand.into(),
+                })),
+            },
+        };
+        reply.encode_to_vec().into()
+    }
+
+    fn applied(&mut self, index: u64) {
+        self.publish(index);
+    }
+
+    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
+        let machine = self.machine.clone();
+        Box::new(move || machine.encode_snapshot())
+    }
+
+    fn restore(&mut self, snapshot: Bytes, index: u64) -> Result<(), String> {
+        self.machine = Control::decode_snapshot(&snapshot).map_err(|error| error.to_string())?;
+        self.touched = true;
+        self.publish(index);
+        Ok(())
+    }
+}
+
+/// One shard's state as this node has applied it.
+#[derive(Debug)]
+pub struct ShardView {
+    state: ArcSwap<Shard>,
+    applied: watch::Sender<u64>,
+}
+
+impl ShardView {
+    pub(crate) fn new() -> Self {
+        Self { state: ArcSwap::default(), applied: watch::Sender::new(0) }
+    }
+
+    /// The state.
+    #[must_use]
+    pub fn state(&self) -> Arc<Shard> {
+        self.state.load_full()
+    }
+
+    /// The last log index applied, now and at every change.
+    #[must_use]
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+}
+
+/// [`Shard`] under Raft.
+#[derive(Debug)]
+pub(crate) struct ShardReplica {
+    machine: Shard,
+    view: Arc<ShardView>,
+}
+
+impl ShardReplica {
+    pub(crate) fn new(view: Arc<ShardView>) -> Self {
+        Self { machine: Shard::new(), view }
+    }
+
+    fn publish(&self, index: u64) {
+        self.view.state.store(Arc::new(self.machine.clone()));
+        self.view.applied.send_replace(index);
+    }
+}
+
+impl Machine for ShardReplica {
+    fn apply(&mut self, _index: u64, command: Bytes) -> Bytes {
+        // A batch that cannot be read answers nothing: the proposer sees fewer replies than commands.
+        let replies = match ShardBatch::decode(command) {
+            Ok(batch) => self.machine.apply_batch(&batch),
+            Err(_) => ShardReplies::default(),
+        };
+        replies.encode_to_vec().into()
+    }
+
+    fn applied(&mut self, index: u64) {
+        self.publish(index);
+    }
+
+    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
+        let machine = self.machine.clone();
+        Box::new(move || machine.encode_snapshot())
+    }
+
+    fn restore(&mut self, snapshot: Bytes, index: u64) -> Result<(), String> {
+        self.machine = Shard::decode_snapshot(&snapshot).map_err(|error| error.to_string())?;
+        self.publish(index);
+        Ok(())
+    }
+}

@@ -1,0 +1,174 @@
+//! Publishes this node's routes to the cluster, coalesced, and says when they hold everywhere.
+//!
+//! One command is on its way at a time; what arrives meanwhile goes with the next. An incarnation begins
+//! with a full list. It does not know who subscribed. Start at [`RouteClient::set`].
+
+use std::collections::BTreeMap;
+
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot};
+use zwerm_machine::records::{
+    ControlCommand, ControlReply, Route, Routes, control_command::Command, control_reply::Reply,
+};
+use zwerm_wire::TopicFilter;
+
+use crate::cluster::Shared;
+use crate::ledger::control_request;
+
+/// Changes that wait; more wait in `set`.
+const QUEUE: usize = 4_096;
+/// Routes in one command.
+const CHUNK: usize = 2_048;
+
+/// A filter's members on this node: 1 for a plain filter, the number of members of a shared one, 0 none.
+#[derive(Debug)]
+struct Change {
+    filter: TopicFilter,
+    members: u32,
+    routed: Option<oneshot::Sender<()>>,
+}
+
+/// Tells the cluster what this node wants. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct RouteClient(mpsc::Sender<Change>);
+
+impl RouteClient {
+    pub(crate) fn new() -> (Self, RouteQueue) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        (Self(sender), RouteQueue(receiver))
+    }
+
+    /// Sets a filter's members and returns when every node routes by it (P4). False: the node is
+    /// stopping.
+    pub async fn set(&self, filter: TopicFilter, members: u32) -> bool {
+        let (routed, done) = oneshot::channel();
+        self.0.send(Change { filter, members, routed: Some(routed) }).await.is_ok() && done.await.is_ok()
+    }
+
+    /// Sets a filter's members without waiting for the others, as for an unsubscribe.
+    pub async fn note(&self, filter: TopicFilter, members: u32) {
+        // A closed channel: the node is stopping and its routes go with it.
+        drop(self.0.send(Change { filter, members, routed: None }).await);
+    }
+}
+
+/// The other end of [`RouteClient`].
+#[derive(Debug)]
+pub(crate) struct RouteQueue(mpsc::Receiver<Change>);
+
+#[derive(Debug, Default)]
+struct Publisher {
+    /// What the broker wants, and what all nodes are known to route by.
+    wanted: BTreeMap<TopicFilter, u32>,
+    routed: BTreeMap<TopicFilter, u32>,
+    /// Differences between the two.
+    dirty: BTreeMap<TopicFilter, u32>,
+    /// Who waits for the dirty ones.
+    waiting: Vec<oneshot::Sender<()>>,
+    incarnation: u64,
+    version: u64,
+}
+
+/// Publishes until the node stops.
+pub(crate) async fn publish_routes(shared: &Shared, queue: &mut RouteQueue) {
+    let mut publisher = Publisher::default();
+    let mut changes = Vec::new();
+    loop {
+        if publisher.incarnation != shared.own.incarnation() {
+            shared.wait_until_up().await;
+            publisher.restart(shared.own.incarnation());
+            publisher.send(shared, true).await;
+            continue;
+        }
+        tokio::select! {
+            count = queue.0.recv_many(&mut changes, QUEUE) => if count == 0 { return },
+            () = shared.own.risen(publisher.incarnation) => continue,
+        }
+        changes.drain(..).for_each(|change| publisher.take(change));
+        publisher.send(shared, false).await;
+    }
+}
+
+impl Publisher {
+    fn restart(&mut self, incarnation: u64) {
+        (self.incarnation, self.version) = (incarnation, 0);
+        self.routed.clear();
+        self.dirty = self.wanted.clone();
+    }
+
+    fn take(&mut self, change: Change) {
+        let Change { filter, members, routed } = change;
+        if members == 0 {
+            self.wanted.remove(&filter);
+        } else {
+            self.wanted.insert(filter.clone(), members);
+        }
+        if self.routed.get(&filter).copied().unwrap_or(0) == members {
+            self.dirty.remove(&filter);
+        } else {
+            self.dirty.insert(filter, members);
+        }
+        // Waiting with the others is right even for what holds already: nothing is on its way now.
+        self.waiting.extend(routed);
+    }
+
+    /// Sends what is dirty; all waiters are answered when it holds everywhere. An incarnation that is no
+    /// longer current stops early and keeps them for the next.
+    async fn send(&mut self, shared: &Shared, mut full: bool) {
+        while full || !self.dirty.is_empty() {
+            let chunk: Vec<(TopicFilter, u32)> =
+                self.dirty.iter().take(CHUNK).map(|(filter, members)| (filter.clone(), *members)).collect();
+            if !self.send_chunk(shared, &chunk, full).await {
+                return;
+            }
+            full = false;
+            for (filter, members) in chunk {
+                self.dirty.remove(&filter);
+                if members == 0 {
+                    self.routed.remove(&filter);
+                } else {
+                    self.routed.insert(filter, members);
+                }
+            }
+        }
+        // A waiter that is gone has lost its connection.
+        self.waiting.drain(..).for_each(|routed| drop(routed.send(())));
+    }
+
+    async fn send_chunk(&mut self, shared: &Shared, chunk: &[(TopicFilter, u32)], full: bool) -> bool {
+        self.version += 1;
+        let set = chunk
+            .iter()
+            .map(|(filter, members)| Route { filter: filter.as_str().to_owned(), members: *members });
+        let routes = Routes {
+            node: shared.own.id,
+            incarnation: self.incarnation,
+            version: self.version,
+            full,
+            set: set.collect(),
+        };
+        let command = ControlCommand { command: Some(Command::Routes(routes)), at_ms: 0 };
+        let reply = tokio::select! {
+            reply = shared.propose(control_request(&command, true)) => reply,
+            () = shared.own.risen(self.incarnation) => return false,
+        };
+        match ControlReply::decode(reply).ok().and_then(|reply| reply.reply) {
+            Some(Reply::Applied(_)) => true,
+            Some(Reply::Ignored(ignored)) => self.is_repeat(shared, ignored.reason).await,
+            None => false,
+        }
+    }
+
+    /// A repeat of a command whose answer got lost is as good as applied; everything else means that this
+    /// incarnation is not (or no longer) up.
+    async fn is_repeat(&mut self, shared: &Shared, reason: i32) -> bool {
+        use zwerm_machine::records::Refusal;
+        if reason == i32::from(Refusal::StaleVersion) {
+            return true;
+        }
+        tracing::debug!(reason, "the control group ignored this node's routes; starting over");
+        tokio::time::sleep(shared.config.lease.interval).await;
+        self.incarnation = 0;
+        false
+    }
+}

@@ -1,0 +1,125 @@
+//! What this node knows of the cluster and itself, for people and probes. Local only: asks no other node.
+//!
+//! Start at [`Shared::status`].
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use zwerm_machine::records::Node;
+use zwerm_raft::GroupStatus;
+
+use crate::NodeId;
+use crate::cluster::Shared;
+use crate::ledger::{CONTROL, group_of};
+
+/// Whether the cluster is formed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Formed {
+    /// With this id.
+    Yes {
+        /// Random, for ever.
+        cluster_id: String,
+    },
+    /// Not yet.
+    No {
+        /// Why, for people.
+        because: String,
+    },
+}
+
+/// A snapshot of what this node knows.
+#[derive(Debug, Clone)]
+pub struct ClusterStatus {
+    /// Whether there is a cluster.
+    pub formed: Formed,
+    /// This node.
+    pub id: NodeId,
+    /// Its incarnation.
+    pub incarnation: u64,
+    /// What is left of its lease; `None` without one.
+    pub lease_left: Option<Duration>,
+    /// All nodes, by id.
+    pub nodes: Vec<Node>,
+    /// The Raft groups that this node holds, control first.
+    pub groups: Vec<GroupStatus>,
+    /// Shards of the cluster.
+    pub shards: u32,
+    /// Routes of all nodes: pairs of node and filter.
+    pub routes: usize,
+    /// Retained messages in the shards that this node leads.
+    pub retained_led: usize,
+    /// Client ids in the shards that this node leads.
+    pub clients_led: usize,
+    /// Messages and bytes in lanes to other nodes.
+    pub lanes_held: (usize, usize),
+    /// Messages handed to lanes since the start.
+    pub forwarded: u64,
+    /// QoS 0 messages dropped because a lane was full.
+    pub lane_dropped: u64,
+}
+
+impl ClusterStatus {
+    /// Why this node is not ready; empty when it is.
+    #[must_use]
+    pub fn not_ready(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if let Formed::No { because } = &self.formed {
+            reasons.push(because.clone());
+            return reasons;
+        }
+        if self.groups.iter().all(|group| group.id != CONTROL || group.leader.is_none()) {
+            reasons.push("the control group has no leader that this node knows".to_owned());
+        }
+        if self.lease_left.is_none() {
+            reasons.push(
+                "this node holds no lease: it does not reach the leader of the control group".to_owned(),
+            );
+        }
+        let leaderless =
+            self.groups.iter().filter(|group| group.id != CONTROL && group.leader.is_none()).count();
+        if leaderless > 0 {
+            reasons.push(format!("{leaderless} of the shards held here have no leader"));
+        }
+        reasons
+    }
+}
+
+impl Shared {
+    /// What this node knows now.
+    #[must_use]
+    pub fn status(&self) -> ClusterStatus {
+        let control = self.control.state();
+        let views = self.shard_views();
+        let led = |shard: &u32| self.host.group(group_of(*shard)).is_some_and(|group| group.is_leader());
+        let led_states: Vec<_> =
+            views.iter().filter(|(shard, _)| led(shard)).map(|(_, view)| view.state()).collect();
+        let counters = self.lanes.counters();
+        ClusterStatus {
+            formed: self.formed_status(),
+            id: self.own.id,
+            incarnation: self.own.incarnation(),
+            lease_left: self.lease.left(),
+            nodes: control.nodes().cloned().collect(),
+            groups: self.group_statuses(),
+            shards: control.shards(),
+            routes: control.routes().len(),
+            retained_led: led_states.iter().map(|state| state.retained_count()).sum(),
+            clients_led: led_states.iter().map(|state| state.clients()).sum(),
+            lanes_held: self.lanes.held(),
+            forwarded: counters.taken.load(Ordering::Relaxed),
+            lane_dropped: counters.dropped_full.load(Ordering::Relaxed),
+        }
+    }
+
+    fn formed_status(&self) -> Formed {
+        match self.formation.get() {
+            Some(formation) => Formed::Yes { cluster_id: formation.cluster_id.clone() },
+            None => Formed::No { because: self.forming.lock().clone() },
+        }
+    }
+
+    fn group_statuses(&self) -> Vec<GroupStatus> {
+        let groups = self.host.known_groups().into_iter().filter_map(|id| self.host.group(id));
+        groups.map(|group| group.watch().borrow().clone()).collect()
+    }
+}

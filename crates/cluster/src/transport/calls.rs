@@ -1,0 +1,226 @@
+//! Outgoing calls: the address book, one connection for control traffic and one for messages per peer.
+//!
+//! Two connections, so that a burst of messages does not hold up heartbeats. Knows no Raft and no
+//! routes. Start at [`Peers`].
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use thiserror::Error;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status, Streaming};
+
+use super::Dial;
+use super::proto::peer_client::PeerClient;
+use super::proto::{
+    Beat, FormReply, Formation, ForwardAck, ForwardBatch, Grant, Introduction, KickRequest, ProposeReply,
+    ProposeRequest, RetainedBatch, RetainedRequest,
+};
+use super::raft_link::RaftLink;
+use crate::NodeId;
+
+/// Largest message between nodes: a PUBLISH of 256 MiB and what is around it.
+pub(super) const MAX_MESSAGE: usize = 272 * 1024 * 1024;
+/// Metadata key: the caller's node id.
+pub(super) const NODE_KEY: &str = "zwerm-node";
+/// Metadata key: the caller's cluster id.
+pub(super) const CLUSTER_KEY: &str = "zwerm-cluster";
+
+const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+const UNARY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A silent connection is asked for a sign of life after this long, and given up after as long again.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// Why a call to another node failed; in all cases its outcome is unknown.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The address book has no such node: it never introduced itself.
+    #[error("node {0:016x} has not introduced itself yet")]
+    UnknownNode(NodeId),
+    /// The address cannot be dialled at all.
+    #[error("{address} is no address to dial")]
+    BadAddress {
+        /// As it was configured or introduced.
+        address: String,
+    },
+    /// The other side, or the way there, failed.
+    #[error("{0}")]
+    Failed(String),
+    /// No answer in time.
+    #[error("no answer in time")]
+    Timeout,
+}
+
+impl From<Status> for CallError {
+    fn from(status: Status) -> Self {
+        Self::Failed(format!("{:?}: {}", status.code(), status.message()))
+    }
+}
+
+/// Puts the caller's name on every call.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    node: NodeId,
+    cluster: Arc<OnceLock<String>>,
+}
+
+impl Interceptor for Caller {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        let metadata = request.metadata_mut();
+        metadata.insert(NODE_KEY, MetadataValue::from(self.node));
+        if let Some(cluster) = self.cluster.get() {
+            let value = cluster.parse().map_err(|_| Status::internal("the cluster id is not ASCII"))?;
+            metadata.insert(CLUSTER_KEY, value);
+        }
+        Ok(request)
+    }
+}
+
+pub(super) type Client = PeerClient<InterceptedService<Channel, Caller>>;
+
+#[derive(Debug, Clone)]
+struct Peer {
+    address: String,
+    control: Client,
+    data: Client,
+    raft: Arc<RaftLink>,
+}
+
+/// Everything this node knows of how to reach the others. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Peers {
+    dial: Arc<dyn Dial>,
+    caller: Caller,
+    book: Arc<Mutex<BTreeMap<NodeId, Peer>>>,
+}
+
+impl std::fmt::Debug for Peers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peers").field("book", &self.book.lock().keys()).finish_non_exhaustive()
+    }
+}
+
+impl Peers {
+    /// An empty address book.
+    pub(crate) fn new(node: NodeId, cluster: Arc<OnceLock<String>>, dial: Arc<dyn Dial>) -> Self {
+        Self { dial, caller: Caller { node, cluster }, book: Arc::default() }
+    }
+
+    /// Notes where a node is to be found; a changed address replaces the connections.
+    pub(crate) fn learn(&self, node: NodeId, address: &str) {
+        let mut book = self.book.lock();
+        if node == self.caller.node || book.get(&node).is_some_and(|peer| peer.address == address) {
+            return;
+        }
+        let (Ok(control), Ok(data)) = (self.client(address), self.client(address)) else {
+            tracing::warn!(
+                node = format_args!("{node:016x}"),
+                address,
+                "a node introduced itself with an unusable address"
+            );
+            return;
+        };
+        let raft = Arc::new(RaftLink::new(control.clone()));
+        book.insert(node, Peer { address: address.to_owned(), control, data, raft });
+    }
+
+    fn client(&self, address: &str) -> Result<Client, CallError> {
+        let bad = || CallError::BadAddress { address: address.to_owned() };
+        let endpoint = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|_| bad())?
+            .connect_timeout(DIAL_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(4 * 1024 * 1024)
+            .initial_connection_window_size(8 * 1024 * 1024);
+        let (dial, target) = (Arc::clone(&self.dial), address.to_owned());
+        let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
+            let dialled = dial.dial(target.clone());
+            async move { dialled.await.map(TokioIo::new) }
+        }));
+        Ok(PeerClient::with_interceptor(channel, self.caller.clone())
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE))
+    }
+
+    fn peer(&self, node: NodeId) -> Result<Peer, CallError> {
+        self.book.lock().get(&node).cloned().ok_or(CallError::UnknownNode(node))
+    }
+
+    /// Asks an address who lives there.
+    pub(crate) async fn hello(&self, address: &str, own: Introduction) -> Result<Introduction, CallError> {
+        let mut client = self.client(address)?;
+        within(UNARY_TIMEOUT, client.hello(own)).await
+    }
+
+    /// Asks a node to be a member of a new cluster.
+    pub(crate) async fn form(&self, node: NodeId, formation: Formation) -> Result<FormReply, CallError> {
+        within(UNARY_TIMEOUT, self.peer(node)?.control.form(formation)).await
+    }
+
+    /// Hands a command to a node that may lead the group.
+    pub(crate) async fn propose(
+        &self,
+        node: NodeId,
+        request: ProposeRequest,
+        timeout: Duration,
+    ) -> Result<ProposeReply, CallError> {
+        within(timeout, self.peer(node)?.control.propose(request)).await
+    }
+
+    /// Closes an outdated connection of a client.
+    pub(crate) async fn kick(&self, node: NodeId, request: KickRequest) -> Result<(), CallError> {
+        within(UNARY_TIMEOUT, self.peer(node)?.control.kick(request)).await.map(|_| ())
+    }
+
+    /// Opens the lease stream.
+    pub(crate) async fn lease(
+        &self,
+        node: NodeId,
+        beats: ReceiverStream<Beat>,
+    ) -> Result<Streaming<Grant>, CallError> {
+        within(UNARY_TIMEOUT, self.peer(node)?.control.lease(beats)).await
+    }
+
+    /// Opens a forwarding lane.
+    pub(crate) async fn forward(
+        &self,
+        node: NodeId,
+        batches: ReceiverStream<ForwardBatch>,
+    ) -> Result<Streaming<ForwardAck>, CallError> {
+        within(UNARY_TIMEOUT, self.peer(node)?.data.forward(batches)).await
+    }
+
+    /// Reads retained messages of shards that the node leads.
+    pub(crate) async fn retained(
+        &self,
+        node: NodeId,
+        request: RetainedRequest,
+    ) -> Result<Streaming<RetainedBatch>, CallError> {
+        within(UNARY_TIMEOUT, self.peer(node)?.data.retained(request)).await
+    }
+
+    /// One Raft call.
+    pub(crate) async fn raft(&self, node: NodeId, group: u32, payload: Bytes) -> Result<Bytes, CallError> {
+        let link = self.peer(node)?.raft;
+        link.call(group, payload).await
+    }
+}
+
+async fn within<T>(
+    timeout: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, CallError> {
+    let reply = tokio::time::timeout(timeout, call).await.map_err(|_| CallError::Timeout)?;
+    Ok(reply?.into_inner())
+}

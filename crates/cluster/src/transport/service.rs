@@ -1,0 +1,202 @@
+//! Incoming calls: checks who calls, and hands on. Decides nothing. Start at [`serve`].
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+use zwerm_raft::GroupId;
+use zwerm_wire::TopicFilter;
+
+use super::Incoming;
+use super::calls::{CLUSTER_KEY, MAX_MESSAGE, NODE_KEY};
+use super::proto::peer_server::{Peer, PeerServer};
+use super::proto::propose_reply::Outcome;
+use super::proto::{
+    Beat, FormReply, Formation, ForwardAck, ForwardBatch, Grant, Introduction, KickReply, KickRequest,
+    ProposeReply, ProposeRequest, RaftCall, RaftReply, RetainedBatch, RetainedRequest,
+};
+use crate::NodeId;
+use crate::cluster::Shared;
+use crate::forward::accept_lane;
+use crate::retained::RetainedMessages;
+
+/// Raft calls of one peer that are being answered at the same time.
+const RAFT_IN_FLIGHT: usize = 512;
+const RETAINED_QUEUE: usize = 4;
+
+/// Serves the other nodes until told to stop.
+pub(crate) async fn serve(shared: Arc<Shared>, incoming: Incoming, stop: CancellationToken) {
+    let service = PeerServer::new(Service { shared })
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let server = Server::builder()
+        .initial_stream_window_size(4 * 1024 * 1024)
+        .initial_connection_window_size(8 * 1024 * 1024)
+        .http2_keepalive_interval(Some(std::time::Duration::from_secs(5)))
+        .add_service(service);
+    let served = stop.run_until_cancelled(server.serve_with_incoming(incoming)).await;
+    if let Some(Err(error)) = served {
+        tracing::error!(%error, "the listener for other nodes failed");
+    }
+}
+
+struct Service {
+    shared: Arc<Shared>,
+}
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Service {
+    /// The calling node, if it belongs to the same cluster.
+    fn caller(&self, metadata: &MetadataMap) -> Result<NodeId, Status> {
+        let text = |key| metadata.get(key).and_then(|value| value.to_str().ok());
+        let own = self.shared.cluster_id.get().map(String::as_str);
+        match text(CLUSTER_KEY) {
+            Some(cluster) if Some(cluster) == own => {}
+            _ if own.is_none() => return Err(Status::unavailable("this node has no cluster yet")),
+            theirs => {
+                return Err(Status::permission_denied(format!(
+                    "cluster {theirs:?} is not this one ({own:?})"
+                )));
+            }
+        }
+        text(NODE_KEY)
+            .and_then(|node| node.parse().ok())
+            .ok_or_else(|| Status::invalid_argument("the caller does not say who it is"))
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for Service {
+    async fn hello(&self, request: Request<Introduction>) -> Result<Response<Introduction>, Status> {
+        self.shared.meet(request.into_inner());
+        Ok(Response::new(self.shared.introduction()))
+    }
+
+    async fn form(&self, request: Request<Formation>) -> Result<Response<FormReply>, Status> {
+        let reply = match self.shared.accept(request.into_inner()).await {
+            Ok(()) => FormReply { accepted: true, reason: String::new() },
+            Err(reason) => FormReply { accepted: false, reason },
+        };
+        Ok(Response::new(reply))
+    }
+
+    type RaftStream = Replies<RaftReply>;
+
+    async fn raft(
+        &self,
+        request: Request<Streaming<RaftCall>>,
+    ) -> Result<Response<Self::RaftStream>, Status> {
+        let from = self.caller(request.metadata())?;
+        let shared = Arc::clone(&self.shared);
+        let calls = request.into_inner().take_while(Result::is_ok).filter_map(Result::ok);
+        let answer = move |call: RaftCall| {
+            let shared = Arc::clone(&shared);
+            async move {
+                let RaftCall { id, group, payload } = call;
+                Ok(match shared.host.handle(from, GroupId(group), payload).await {
+                    Ok(payload) => RaftReply { id, payload, error: String::new() },
+                    Err(error) => RaftReply { id, payload: Bytes::new(), error: error.to_string() },
+                })
+            }
+        };
+        let answers = futures::StreamExt::buffer_unordered(calls.map(answer), RAFT_IN_FLIGHT);
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    type LeaseStream = Replies<Grant>;
+
+    async fn lease(&self, request: Request<Streaming<Beat>>) -> Result<Response<Self::LeaseStream>, Status> {
+        self.caller(request.metadata())?;
+        let shared = Arc::clone(&self.shared);
+        let beats = request.into_inner().take_while(Result::is_ok).filter_map(Result::ok);
+        let grants = futures::StreamExt::filter_map(beats, move |beat| {
+            let shared = Arc::clone(&shared);
+            async move { shared.beat(beat).await.map(Ok) }
+        });
+        Ok(Response::new(Box::pin(grants)))
+    }
+
+    async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
+        self.caller(request.metadata())?;
+        let reply = self.shared.propose_here(request.into_inner()).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "a proposal of another node has an unknown outcome");
+            ProposeReply { outcome: Outcome::Unknown.into(), ..ProposeReply::default() }
+        });
+        Ok(Response::new(reply))
+    }
+
+    type ForwardStream = Replies<ForwardAck>;
+
+    async fn forward(
+        &self,
+        request: Request<Streaming<ForwardBatch>>,
+    ) -> Result<Response<Self::ForwardStream>, Status> {
+        let from = self.caller(request.metadata())?;
+        let shared = &self.shared;
+        let incarnation = shared.own.incarnation();
+        let acks =
+            accept_lane(&shared.inbound, shared.local.as_ref(), from, incarnation, request.into_inner());
+        Ok(Response::new(acks))
+    }
+
+    type RetainedStream = Replies<RetainedBatch>;
+
+    async fn retained(
+        &self,
+        request: Request<RetainedRequest>,
+    ) -> Result<Response<Self::RetainedStream>, Status> {
+        self.caller(request.metadata())?;
+        let RetainedRequest { shards, filter } = request.into_inner();
+        let filter = TopicFilter::new(filter).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let (sender, receiver) = mpsc::channel(RETAINED_QUEUE);
+        let shared = Arc::clone(&self.shared);
+        self.shared.spawn(async move { answer_retained(&shared, &shards, &filter, &sender).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn kick(&self, request: Request<KickRequest>) -> Result<Response<KickReply>, Status> {
+        self.caller(request.metadata())?;
+        let KickRequest { client_id, epoch, .. } = request.into_inner();
+        self.shared.local.kick(&client_id, epoch);
+        Ok(Response::new(KickReply {}))
+    }
+}
+
+/// Reads the shards one after the other; the caller's window holds the reading back.
+async fn answer_retained(
+    shared: &Shared,
+    shards: &[u32],
+    filter: &TopicFilter,
+    replies: &mpsc::Sender<Result<RetainedBatch, Status>>,
+) {
+    for &shard in shards {
+        let (into, mut batches) = mpsc::channel::<RetainedMessages>(RETAINED_QUEUE);
+        let forward = async {
+            while let Some(batch) = batches.recv().await {
+                let messages = batch.iter().map(|message| message.encode_to_vec().into()).collect();
+                if replies.send(Ok(RetainedBatch { messages, refused: Vec::new() })).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let read = async {
+            let read = shared.read_here(shard, filter, &into).await;
+            drop(into);
+            read
+        };
+        let (read, ()) = tokio::join!(read, forward);
+        let refusal = RetainedBatch { messages: Vec::new(), refused: vec![shard] };
+        if !read && replies.send(Ok(refusal)).await.is_err() {
+            return;
+        }
+    }
+}
