@@ -5,12 +5,20 @@
 //! Start at [`Control::apply`] and [`Shard::apply`]; what is on the wire and on disk is in `proto/records.proto`.
 
 mod control;
+mod due;
+mod entry;
+pub mod limits;
 pub mod message;
+mod outbox;
+mod peers;
+mod registry;
 mod shard;
+mod shard_snapshot;
 mod snapshot;
 
 pub use control::Control;
-pub use shard::{Entry, Shard};
+pub use entry::Entry;
+pub use shard::Shard;
 pub use snapshot::SnapshotError;
 
 /// The messages of `proto/records.proto`, as prost generates them.

@@ -1,83 +1,167 @@
-//! skeleton
-use crate::SnapshotError;
-use crate::records::{Message, Owner, ShardBatch, ShardCommand, ShardReplies, ShardReply};
+//! A shard group's state: the registry of client ids, retained messages, the outbox. Knows no subscribers.
+//!
+//! Start at [`Shard::apply`]; the registry's rules are in `registry.rs` and `entry.rs`.
+
 use std::sync::Arc;
+
+use imbl::OrdMap;
+use prost::Message as _;
+use zwerm_routing::RetainedIndex;
 use zwerm_wire::{TopicFilter, TopicName};
-/// A registry entry.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
-    /// Owner.
-    pub owner: Owner,
-    /// Seconds.
-    pub expiry_s: u32,
-    /// 0 while connected.
-    pub disconnected_at_ms: u64,
-}
-/// The state of a shard group. Clone O(1).
+
+use crate::due::{Due, Timer};
+use crate::entry::Entry;
+use crate::limits::{MAX_DUE, MAX_MESSAGE};
+use crate::message;
+use crate::outbox::Outbox;
+use crate::peers::{Peers, Sequence};
+use crate::records::shard_command::Command;
+use crate::records::shard_reply::Reply;
+use crate::records::{
+    Applied, Drained, Ignored, Message, Refusal, Retain, Retained, ShardBatch, ShardCommand, ShardReplies,
+    ShardReply,
+};
+
+/// The state of a shard group. A clone is O(1).
 #[derive(Debug, Clone, Default)]
-pub struct Shard {}
+pub struct Shard {
+    /// The last epoch given. One counter for all clients: an epoch never repeats, even when an entry is gone.
+    pub(crate) epoch: u64,
+    pub(crate) clients: OrdMap<Arc<str>, Arc<Entry>>,
+    pub(crate) retained: RetainedIndex<Arc<Message>>,
+    pub(crate) outbox: Outbox,
+    pub(crate) peers: Peers,
+    pub(crate) due: Due,
+}
+
+/// What a command did.
+pub(crate) type Outcome = Result<Reply, Refusal>;
+
+pub(crate) const APPLIED: Outcome = Ok(Reply::Applied(Applied {}));
+
 impl Shard {
     /// Empty.
+    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
+
+    /// Applies one entry of the log: one reply for each command, in order.
+    pub fn apply_batch(&mut self, batch: &ShardBatch) -> ShardReplies {
+        ShardReplies { replies: batch.commands.iter().map(|command| self.apply(command)).collect() }
+    }
+
     /// Applies one command.
-    pub fn apply(&mut self, _command: &ShardCommand) -> ShardReply {
-        todo!()
+    pub fn apply(&mut self, command: &ShardCommand) -> ShardReply {
+        let now_ms = command.at_ms;
+        let outcome = match &command.command {
+            None => Err(Refusal::UnknownCommand),
+            Some(Command::Claim(claim)) => self.claim(claim, now_ms),
+            Some(Command::Release(release)) => self.release(release, now_ms),
+            Some(Command::OwnerLost(lost)) => self.owner_lost(lost, now_ms),
+            Some(Command::Retain(retain)) => self.retain(retain, now_ms),
+            Some(Command::Tick(_)) => self.tick(now_ms),
+            Some(Command::Drained(drained)) => self.drained(drained),
+        };
+        let reply = outcome.unwrap_or_else(|reason| Reply::Ignored(Ignored { reason: reason.into() }));
+        ShardReply { reply: Some(reply) }
     }
-    /// Applies each.
-    pub fn apply_batch(&mut self, _batch: &ShardBatch) -> ShardReplies {
-        todo!()
+
+    fn retain(&mut self, retain: &Retain, now_ms: u64) -> Outcome {
+        let message = retain.message.as_ref().ok_or(Refusal::Invalid)?;
+        let topic = message::check(message).map_err(|_| Refusal::Invalid)?;
+        if message.encoded_len() > MAX_MESSAGE {
+            return Err(Refusal::Limit);
+        }
+        let sequence =
+            self.peers.produce(retain.producer_node, retain.producer_incarnation, retain.sequence)?;
+        if sequence == Sequence::Repeated {
+            return Ok(Reply::Retained(Retained { replaced: false, repeated: true }));
+        }
+        // One that arrives dead still ends the life of the one before it.
+        let kept = !message.payload.is_empty() && !message::is_expired(message, now_ms);
+        let replaced = self.set_retained(topic, kept.then(|| Arc::new(message::detached(message))));
+        Ok(Reply::Retained(Retained { replaced, repeated: false }))
     }
-    /// Matching, unexpired at now_ms, lazily, in topic order.
+
+    /// Sets or removes the message of a topic and its timer. True if there was one.
+    pub(crate) fn set_retained(&mut self, topic: TopicName, message: Option<Arc<Message>>) -> bool {
+        let expires = |message: &Arc<Message>| (message.expires_at_ms > 0).then_some(message.expires_at_ms);
+        let new_ms = message.as_ref().and_then(expires);
+        let old = match message {
+            Some(message) => self.retained.insert(&topic, message),
+            None => self.retained.remove(&topic),
+        };
+        self.due.reset(&Timer::Retained(topic), old.as_ref().and_then(expires), new_ms);
+        old.is_some()
+    }
+
+    /// Handles at most [`MAX_DUE`] timers; [`next_due_ms`](Self::next_due_ms) tells if more are left.
+    fn tick(&mut self, now_ms: u64) -> Outcome {
+        for _ in 0..MAX_DUE {
+            match self.due.first(now_ms).cloned() {
+                None => break,
+                Some(Timer::Client(client)) => self.settle(&client, now_ms),
+                Some(Timer::Retained(topic)) => {
+                    self.set_retained(topic, None);
+                }
+            }
+        }
+        APPLIED
+    }
+
+    fn drained(&mut self, drained: &Drained) -> Outcome {
+        self.outbox.drain(drained.upto);
+        APPLIED
+    }
+
+    /// The retained messages that a filter matches and that live at `now_ms`, found as the iterator is driven,
+    /// in the order of the topic tree.
     pub fn retained(
         &self,
-        _filter: &TopicFilter,
-        _now_ms: u64,
+        filter: &TopicFilter,
+        now_ms: u64,
     ) -> impl Iterator<Item = (TopicName, &Arc<Message>)> {
-        std::iter::empty()
+        self.retained.matches(filter).filter(move |(_, message)| !message::is_expired(message, now_ms))
     }
-    /// Count.
+
+    /// Retained messages, those included that are dead and wait for a tick.
+    #[must_use]
     pub fn retained_count(&self) -> usize {
-        todo!()
+        self.retained.len()
     }
-    /// Entry of a client.
-    pub fn owner(&self, _client_id: &str) -> Option<&Entry> {
-        todo!()
+
+    /// The registry entry of a client.
+    #[must_use]
+    pub fn owner(&self, client_id: &str) -> Option<&Entry> {
+        self.clients.get(client_id).map(|entry| &**entry)
     }
-    /// By id.
+
+    /// All registry entries, by client id.
     pub fn entries(&self) -> impl Iterator<Item = (&str, &Entry)> {
-        std::iter::empty()
+        self.clients.iter().map(|(client, entry)| (&**client, &**entry))
     }
-    /// Count.
+
+    /// Registry entries: connected clients and durable sessions.
+    #[must_use]
     pub fn clients(&self) -> usize {
-        todo!()
+        self.clients.len()
     }
-    /// In order.
+
+    /// What the leader is to publish, in order of the sequence; it stays until `Drained`.
     pub fn outbox(&self) -> impl Iterator<Item = (u64, &Arc<Message>)> {
-        std::iter::empty()
+        self.outbox.iter()
     }
-    /// Count.
+
+    /// Messages in the outbox.
+    #[must_use]
     pub fn outbox_len(&self) -> usize {
-        todo!()
+        self.outbox.len()
     }
-    /// Next time a Tick has work.
+
+    /// When a `Tick` has something to do, in milliseconds since the epoch.
+    #[must_use]
     pub fn next_due_ms(&self) -> Option<u64> {
-        todo!()
-    }
-    /// Bytes.
-    pub fn encode_snapshot(&self) -> Vec<u8> {
-        todo!()
-    }
-    /// From bytes.
-    ///
-    /// # Errors
-    /// See [`SnapshotError`].
-    pub fn decode_snapshot(_bytes: &[u8]) -> Result<Self, SnapshotError> {
-        todo!()
-    }
-    /// Of the whole state: equal states have equal digests.
-    pub fn digest(&self) -> u64 {
-        todo!()
+        self.due.next_ms()
     }
 }

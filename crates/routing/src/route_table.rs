@@ -26,10 +26,15 @@ impl RouteTable {
         Self::default()
     }
 
-    /// No routes, but a generation that goes on from an older table.
+    /// A table as it was: its routes (node, filter, members) and its generation.
     #[must_use]
-    pub fn with_generation(generation: u64) -> Self {
-        Self { generation, ..Self::default() }
+    pub fn restore(generation: u64, routes: impl IntoIterator<Item = (u64, TopicFilter, u32)>) -> Self {
+        let mut table = Self::new();
+        for (node, filter, members) in routes {
+            table.set(node, &filter, members);
+        }
+        table.generation = generation;
+        table
     }
 
     /// Sets the member count of a node's filter (1 for a plain filter); 0 removes it. True if it changed
