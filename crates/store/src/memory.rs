@@ -119,3 +119,50 @@ impl Engine for MemoryEngine {
         Ok(state.visible.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conforms() {
+        crate::conformance::all(MemoryEngine::new);
+    }
+
+    #[test]
+    fn a_crash_takes_back_exactly_what_was_not_synced() {
+        let engine = MemoryEngine::new();
+        let commit = |writes: &[(&'static [u8], Option<&'static [u8]>)]| {
+            let mut batch = Batch::new();
+            for (key, value) in writes {
+                match value {
+                    Some(value) => batch.put(*key, *value),
+                    None => batch.delete(*key),
+                }
+            }
+            engine.commit(batch).unwrap();
+        };
+        commit(&[(b"kept", Some(b"1")), (b"changed", Some(b"1")), (b"deleted", Some(b"1"))]);
+        engine.sync().unwrap();
+        commit(&[(b"changed", Some(b"2")), (b"deleted", None), (b"new", Some(b"2"))]);
+        commit(&[(b"changed", Some(b"3"))]);
+        engine.crash();
+        let all = engine.scan(b"", b"z", 9, false).unwrap();
+        let all: Vec<_> = all.iter().map(|(key, value)| (key.as_ref(), value.as_ref())).collect();
+        let one: &[u8] = b"1";
+        assert_eq!(all, [(&b"changed"[..], one), (b"deleted", one), (b"kept", one)]);
+    }
+
+    #[test]
+    fn a_failed_sync_makes_nothing_durable() {
+        let engine = MemoryEngine::new();
+        let mut batch = Batch::new();
+        batch.put(*b"k", &b"v"[..]);
+        engine.commit(batch).unwrap();
+        engine.fail_next_sync();
+        assert!(engine.sync().is_err());
+        engine.crash();
+        assert_eq!(engine.get(b"k").unwrap(), None);
+        assert_eq!(engine.syncs(), 0);
+    }
+}

@@ -183,3 +183,6 @@ impl Engine for SledEngine {
         self.db.size_on_disk().map_err(from_sled)
     }
 }
+
+#[cfg(test)]
+mod tests;
