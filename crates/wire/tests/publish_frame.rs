@@ -1,5 +1,7 @@
 //! A frame's bytes are those that `encode` would have written for each receiver.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use zwerm_wire::{
