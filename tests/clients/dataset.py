@@ -97,7 +97,7 @@ class Subscriber(threading.Thread):
     def run(self):
         while len(self.seen) < self.total and not self.finished.is_set():
             try:
-                message = self.client.next(timeout=0.2)
+                message = self.client.next(timeout=0.02)
                 self.seen.append((message.topic, message.payload))
             except Timeout:
                 if self.elsewhere and not self.reconnected.is_set() and self.client.disconnected.is_set():

@@ -1,1 +1,26 @@
-//! Tests that need several nodes or real clients.
+//! The harness of the tests that need several nodes or real clients: processes, ports, foreign programs.
+//!
+//! It drives the `zwerm` program from outside, as people and orchestrators do, and links none of its crates.
+//! Nothing here sleeps to let something happen: every wait polls a level and has a deadline.
+//! Start at [`Cluster::start`]; the tests are in `tests/cluster/`, the foreign clients in `tests/clients/`.
+
+mod client;
+mod cluster;
+mod http;
+mod mosquitto;
+mod node;
+mod places;
+mod ports;
+mod program;
+mod wait;
+
+pub use client::{Client, Message, Options, QoS, Version, Will};
+pub use cluster::{Brokers, Cluster};
+pub use http::{Response, get};
+pub use mosquitto::{MosquittoSub, mosquitto_pub};
+pub use node::{Node, send_signal};
+pub use places::{clients_dir, node_js, python, zwerm_binary};
+pub use ports::{PortBlock, Turn};
+pub use program::{Check, Line, Program};
+pub use rustix::process::Signal;
+pub use wait::{DEADLINE, until};

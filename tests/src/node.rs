@@ -1,0 +1,178 @@
+//! One node: a `zwerm serve` process with its own folder, ports and log.
+//!
+//! Knows how to start, kill and watch it, not what it does with the others. Start at [`Node::start`].
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::{PortBlock, get, until, zwerm_binary};
+
+/// Ports a node takes of its cluster's block: MQTT, HTTP, cluster.
+const PORTS_PER_NODE: u16 = 3;
+
+/// A node and, while it runs, its process. Dropping it kills the process.
+#[derive(Debug)]
+pub struct Node {
+    number: u16,
+    dir: PathBuf,
+    mqtt: SocketAddr,
+    http: SocketAddr,
+    child: Option<Child>,
+}
+
+impl Node {
+    /// Writes the configuration of node `number` (from 1) of `nodes`; starts nothing.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn configure(number: u16, nodes: u16, base: &Path, ports: &PortBlock) -> Result<Self> {
+        let dir = base.join(format!("node-{number}"));
+        fs::create_dir_all(&dir)?;
+        let port = |node: u16, which: u16| {
+            SocketAddr::from((Ipv4Addr::LOCALHOST, ports.port((node - 1) * PORTS_PER_NODE + which)))
+        };
+        let node = Self { number, dir, mqtt: port(number, 0), http: port(number, 1), child: None };
+        let peers: Vec<String> = (1..=nodes).map(|peer| port(peer, 2).to_string()).collect();
+        fs::write(node.config_path(), node.config(port(number, 2), &peers))?;
+        Ok(node)
+    }
+
+    fn config(&self, cluster: SocketAddr, peers: &[String]) -> String {
+        let Self { number, mqtt, http, .. } = self;
+        let data = self.dir.join("data");
+        let nodes = peers.len();
+        format!(
+            "[node]\nname = \"node-{number}\"\ndata_dir = {data:?}\n\n\
+             [cluster]\nlisten = \"{cluster}\"\nadvertise = \"{cluster}\"\npeers = {peers:?}\n\
+             bootstrap_expect = {nodes}\n\n\
+             [[listener]]\nkind = \"mqtt\"\nbind = \"{mqtt}\"\n\n\
+             [http]\nbind = \"{http}\"\n\n\
+             [mqtt]\nallow_anonymous = true\n"
+        )
+    }
+
+    fn config_path(&self) -> PathBuf {
+        self.dir.join("zwerm.toml")
+    }
+
+    /// Starts the process; its output is appended to the node's log.
+    ///
+    /// # Errors
+    /// When it runs already or cannot be started.
+    pub fn start(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "node {} runs already", self.number);
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let mut command = Command::new(zwerm_binary()?);
+        command.arg("serve").arg("--config").arg(self.config_path());
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ZWERM_"))
+        {
+            command.env_remove(name);
+        }
+        if let Ok(level) = std::env::var("ZWERM_TEST_LOG") {
+            command.env("ZWERM_LOG__LEVEL", level);
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        self.child = Some(command.spawn().context("starting zwerm serve")?);
+        Ok(())
+    }
+
+    /// Waits until `/readyz` says 200; says how long that took.
+    ///
+    /// # Errors
+    /// When the process ends or the deadline passes first.
+    pub async fn ready(&mut self, deadline: Duration) -> Result<Duration> {
+        let http = self.http;
+        let number = self.number;
+        let child = self.child.as_mut().with_context(|| format!("node {number} is not started"))?;
+        let (outcome, took) = until(&format!("readiness of node {number}"), deadline, async || {
+            if let Ok(Some(status)) = child.try_wait() {
+                return Some(Err(status));
+            }
+            let answer = get(http, "/readyz").await.ok()?;
+            (answer.status == 200).then_some(Ok(()))
+        })
+        .await?;
+        if let Err(status) = outcome {
+            bail!("node {number} ended with {status}");
+        }
+        Ok(took)
+    }
+
+    /// `kill -9`, and waits until the process is gone.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().with_context(|| format!("node {} does not run", self.number))?;
+        child.kill().await.context("kill -9")
+    }
+
+    /// SIGTERM, and waits for the end.
+    ///
+    /// # Errors
+    /// When it does not run or does not end in time.
+    pub async fn terminate(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        let mut child = self.child.take().with_context(|| format!("node {} does not run", self.number))?;
+        send_signal(child.id().context("the process has no id any more")?, Signal::TERM)?;
+        timeout(deadline, child.wait())
+            .await
+            .with_context(|| format!("node {} did not stop on SIGTERM", self.number))?
+            .context("waiting for the end")
+    }
+
+    /// Whether the process is started and was not killed or stopped by the test.
+    #[must_use]
+    pub fn is_started(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// The process id while it runs.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
+    /// Where MQTT clients connect.
+    #[must_use]
+    pub fn mqtt(&self) -> SocketAddr {
+        self.mqtt
+    }
+
+    /// Where health and metrics are.
+    #[must_use]
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// The file all output goes to.
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
+        self.dir.join("zwerm.log")
+    }
+
+    /// The last lines of the log.
+    #[must_use]
+    pub fn log_tail(&self, lines: usize) -> String {
+        let text = fs::read_to_string(self.log_path()).unwrap_or_default();
+        let all: Vec<&str> = text.lines().collect();
+        all[all.len().saturating_sub(lines)..].join("\n")
+    }
+}
+
+/// Sends a signal to one process.
+///
+/// # Errors
+/// When there is no such process, or it is not ours.
+pub fn send_signal(pid: u32, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no process id")?;
+    kill_process(pid, signal)
+        .with_context(|| format!("signal {signal:?} to process {}", pid.as_raw_nonzero()))
+}
