@@ -19,7 +19,6 @@ pub(crate) use generated::*;
 /// Bytes that are not what their place requires.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-#[expect(unreachable_pub, reason = "the associated error type of a public trait on public openraft types")]
 pub struct Malformed(pub(crate) String);
 
 impl From<prost::DecodeError> for Malformed {

@@ -20,6 +20,8 @@ pub(crate) struct Restored {
     pub(crate) committed: Option<LogId>,
     pub(crate) purged: Option<LogId>,
     pub(crate) last: Option<LogId>,
+    /// Index of the first entry, if there is one.
+    pub(crate) first: Option<u64>,
 }
 
 /// Reads where a group stood.
@@ -29,7 +31,10 @@ pub(crate) fn restore(engine: &dyn Engine, group: u32) -> Result<Restored, Store
     let purged: Option<LogId> = proto::parse_log_id(read(engine, &RaftPurged::key(group))?);
     let last =
         last_record(engine, group, u64::MAX)?.and_then(|(_, entries)| entries.last().map(|e| e.log_id));
-    Ok(Restored { vote, committed, purged, last: last.max(purged) })
+    let oldest = engine.scan(&key(group, 0), &key(group, u64::MAX), 1, false)?.pop();
+    let oldest = oldest.map(|(key, _)| parse_key(&key)).transpose()?.map(|key| key.first_index);
+    let first = oldest.filter(|_| last > purged).max(purged.map(|id| id.index + 1));
+    Ok(Restored { vote, committed, purged, last: last.max(purged), first })
 }
 
 fn read<M: prost::Message + Default>(engine: &dyn Engine, key: &[u8]) -> Result<Option<M>, StoreError> {

@@ -32,6 +32,8 @@ struct State {
     committed: Option<LogId>,
     purged: Option<LogId>,
     last: Option<LogId>,
+    /// Index of the first entry; of the next one if there is none.
+    first: u64,
     tail: Tail,
 }
 
@@ -65,9 +67,10 @@ impl LogStore {
         cache_bytes: usize,
         max_read_bytes: usize,
     ) -> Result<Self, StoreError> {
-        let Restored { vote, committed, purged, last } = disk::restore(engine.as_ref(), group)?;
+        let Restored { vote, committed, purged, last, first } = disk::restore(engine.as_ref(), group)?;
         let tail = Tail::new(last.map_or(0, |id| id.index + 1), cache_bytes);
-        let state = Mutex::new(State { vote, committed, purged, last, tail });
+        let first = first.unwrap_or_else(|| tail.next());
+        let state = Mutex::new(State { vote, committed, purged, last, first, tail });
         Ok(Self { log: Arc::new(GroupLog { group, state }), engine, writer, max_read_bytes })
     }
 
@@ -81,7 +84,7 @@ impl LogStore {
     async fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
         let (range, held, held_from) = {
             let state = self.log.state.lock();
-            let start = range.start.max(state.purged.map_or(0, |id| id.index + 1));
+            let start = range.start.max(state.first);
             let end = range.end.min(state.tail.next());
             let held_from = state.tail.first();
             (start..end, state.tail.read(start..end, max_bytes), held_from)
@@ -106,8 +109,7 @@ impl LogStore {
     /// Puts what the disk and what memory gave together, without a hole; a purge in the meantime may have
     /// taken entries at the beginning.
     fn join(&self, start: u64, older: Vec<Entry>, held: Vec<Entry>) -> io::Result<Vec<Entry>> {
-        let purged = self.log.state.lock().purged.map_or(0, |id| id.index + 1);
-        let start = start.max(purged);
+        let start = start.max(self.log.state.lock().first);
         let entries = older.into_iter().chain(held).skip_while(|entry| entry.log_id.index < start);
         let mut found = Vec::new();
         for (entry, due) in entries.zip(start..) {
@@ -191,6 +193,9 @@ impl RaftLogStorage<Types> for LogStore {
         let entries: Vec<Entry> = entries.into_iter().collect();
         let generation = {
             let mut state = self.log.state.lock();
+            if state.first == state.tail.next() {
+                state.first = entries.first().map_or(state.first, |entry| entry.log_id.index);
+            }
             entries.iter().cloned().for_each(|entry| state.tail.push(entry));
             state.last = state.tail.last_id().or(state.last);
             state.tail.generation()
@@ -207,6 +212,7 @@ impl RaftLogStorage<Types> for LogStore {
             }
             state.tail.truncate(next);
             state.last = last.max(state.purged);
+            state.first = state.first.min(next);
         }
         self.writer.submit(Work::Truncate { group: self.log.group, next }).await
     }
@@ -219,8 +225,12 @@ impl RaftLogStorage<Types> for LogStore {
             }
             state.purged = Some(upto);
             state.tail.purge(upto.index + 1);
+            state.first = state.first.max(upto.index + 1);
             state.last = state.last.max(Some(upto));
         }
         self.writer.submit(Work::Purge { group: self.log.group, upto }).await
     }
 }
+
+#[cfg(test)]
+mod tests;

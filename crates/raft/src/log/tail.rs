@@ -47,8 +47,12 @@ impl Tail {
         self.generation
     }
 
-    /// Adds the next entry.
+    /// Adds the next entry. An empty tail starts wherever it says.
     pub(crate) fn push(&mut self, entry: Entry) {
+        if self.entries.is_empty() {
+            self.first = entry.log_id.index;
+            self.written = self.written.min(self.first);
+        }
         self.bytes += cost(&entry);
         self.entries.push_back(entry);
     }

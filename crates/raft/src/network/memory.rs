@@ -74,8 +74,7 @@ impl MemoryNetwork {
     }
 
     fn route(&self, from: NodeId, to: NodeId) -> Result<Host, NetworkError> {
-        let mut state = self.state.lock();
-        state.calls += 1;
+        let state = self.state.lock();
         let open = !state.cut.contains(&(from, to));
         let host = state.hosts.get(&to).filter(|_| open).cloned();
         host.ok_or_else(|| NetworkError::Unreachable(format!("no way from {from} to {to}")))
@@ -88,6 +87,7 @@ impl MemoryNetwork {
         group: GroupId,
         request: Bytes,
     ) -> Result<Bytes, NetworkError> {
+        self.state.lock().calls += 1;
         let host = self.route(from, to)?;
         let reply = host.handle(from, group, request).await;
         // The reply needs its way too.
