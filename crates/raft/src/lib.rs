@@ -33,3 +33,6 @@ pub use status::{GroupStatus, Role};
 
 /// Random identity of a node, never used again after its volume is lost.
 pub type NodeId = u64;
+
+#[cfg(test)]
+mod tests;
