@@ -172,6 +172,7 @@ impl RaftNetworkV2<Types> for Peer {
         // openraft's time limit is the heartbeat interval, less than a slow disk's sync: the same entries would
         // be sent again and again. (A heartbeat is cut off at that interval by its caller.)
         let timeout = self.config.election_max;
+        let prev = rpc.prev_log_id;
         let reply = self.call(RPCTypes::AppendEntries, timeout, append_request(rpc)).await?;
         let reply::Reply::Append(proto::AppendReply { result: Some(result) }) = reply else {
             return Err(unexpected().into());
@@ -181,6 +182,8 @@ impl RaftNetworkV2<Types> for Peer {
             append_reply::Result::Partial(partial) => {
                 AppendEntriesResponse::PartialSuccess(proto::parse_log_id(partial.upto))
             }
+            // Nothing conflicts with the beginning of the log, and openraft relies on it.
+            append_reply::Result::Conflict(_) if prev.is_none() => return Err(unexpected().into()),
             append_reply::Result::Conflict(_) => AppendEntriesResponse::Conflict,
             append_reply::Result::HigherVote(vote) => AppendEntriesResponse::HigherVote(vote.into()),
         })

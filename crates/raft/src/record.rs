@@ -57,19 +57,19 @@ pub(crate) fn pack_entries(entries: Vec<Entry>) -> Vec<LogRecord> {
         // Tag and length of the field come on top of the entry itself.
         let size = entry.encoded_len() + 6;
         if bytes + size > Batch::MAX_VALUE && !pending.entries.is_empty() {
-            records.push(seal(std::mem::take(&mut pending)));
+            records.push(seal(&std::mem::take(&mut pending)));
             bytes = LOG_HEADER;
         }
         bytes += size;
         pending.entries.push(entry);
     }
     if !pending.entries.is_empty() {
-        records.push(seal(pending));
+        records.push(seal(&pending));
     }
     records
 }
 
-fn seal(record: proto::LogRecord) -> LogRecord {
+fn seal(record: &proto::LogRecord) -> LogRecord {
     let first_index = record.entries.first().and_then(|entry| entry.log_id).map_or(0, |id| id.index);
     let length = record.encoded_len();
     let mut out = BytesMut::with_capacity(LOG_HEADER + length);

@@ -125,11 +125,14 @@ impl RaftStateMachine<Types> for Replica {
     }
 }
 
+/// What [`Machine::snapshot`] returns.
+type Serialise = Box<dyn FnOnce() -> Vec<u8> + Send>;
+
 /// A view of the state, not yet serialised.
 pub(crate) struct SnapshotBuilder {
     meta: SnapshotMeta,
     /// A mutex only because openraft wants the builder to be `Sync`.
-    serialise: Mutex<Option<Box<dyn FnOnce() -> Vec<u8> + Send>>>,
+    serialise: Mutex<Option<Serialise>>,
     snapshots: Arc<SnapshotStore>,
 }
 

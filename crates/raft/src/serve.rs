@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use openraft::errors::{Fatal, RaftError};
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest,
+    VoteResponse,
 };
 use parking_lot::Mutex;
 use prost::Message;
@@ -56,10 +57,10 @@ impl Server {
         let reply = match proto::required(request.request, "request")? {
             request::Request::Append(append) => reply::Reply::Append(self.append(append).await?),
             request::Request::Vote(vote) => {
-                reply::Reply::Vote(vote_reply(self.raft.vote(parse_vote_request(vote)?).await?))
+                reply::Reply::Vote(vote_reply(&self.raft.vote(parse_vote_request(vote)?).await?))
             }
             request::Request::PreVote(vote) => {
-                reply::Reply::Vote(vote_reply(self.raft.pre_vote(parse_vote_request(vote)?).await?))
+                reply::Reply::Vote(vote_reply(&self.raft.pre_vote(parse_vote_request(vote)?).await?))
             }
             request::Request::Snapshot(chunk) => reply::Reply::Snapshot(self.snapshot(chunk).await?),
             request::Request::Transfer(transfer) => reply::Reply::Transfer(self.transfer(transfer).await?),
@@ -149,12 +150,11 @@ enum Received {
 
 /// openraft takes it for granted that entries follow each other and the previous one.
 fn check_consecutive(request: &AppendEntriesRequest<Types>) -> Result<(), Malformed> {
-    let mut next = request.prev_log_id.map_or(0, |id| id.index + 1);
-    for entry in &request.entries {
-        if entry.log_id.index != next {
-            return Err(Malformed(format!("entry {} where {next} is due", entry.log_id.index)));
+    let first = request.prev_log_id.map_or(0, |id| id.index.saturating_add(1));
+    for (due, entry) in (first..).zip(&request.entries) {
+        if entry.log_id.index != due {
+            return Err(Malformed(format!("entry {} where {due} is due", entry.log_id.index)));
         }
-        next += 1;
     }
     Ok(())
 }
@@ -167,7 +167,7 @@ fn parse_vote_request(request: proto::VoteRequest) -> Result<VoteRequest<Types>,
     })
 }
 
-fn vote_reply(reply: openraft::raft::VoteResponse<Types>) -> proto::VoteReply {
+fn vote_reply(reply: &VoteResponse<Types>) -> proto::VoteReply {
     proto::VoteReply {
         vote: Some(reply.vote.into()),
         granted: reply.vote_granted,
