@@ -18,9 +18,6 @@ pub enum MessageError {
     /// Neither 0, 1 nor 2.
     #[error("{0} is no quality of service")]
     QoS(u32),
-    /// A will without a message.
-    #[error("the message is missing")]
-    Missing,
 }
 
 /// What a PUBLISH says of its message, apart from where it goes and what it carries.
@@ -154,4 +151,94 @@ fn properties_record(properties: &MessageProperties) -> Option<Properties> {
             .collect(),
     };
     (record != Properties::default()).then_some(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all_properties() -> MessageProperties {
+        MessageProperties {
+            payload_format: Some(false),
+            message_expiry: Some(60),
+            content_type: Some("text/plain".into()),
+            response_topic: Some(TopicName::new("answers").unwrap()),
+            correlation_data: Some(Bytes::from_static(&[0, 255])),
+            user: vec![("unit".into(), "C".into()), ("unit".into(), "K".into())],
+        }
+    }
+
+    fn recorded(properties: Option<&MessageProperties>) -> Message {
+        let header = Header { publisher: "client", qos: QoS::ExactlyOnce, retain: true, properties };
+        record(&TopicName::new("a/b").unwrap(), Bytes::from_static(b"x"), header, 5_000)
+    }
+
+    #[test]
+    fn a_message_comes_back_as_it_was() {
+        let wanted = all_properties();
+        let message = recorded(Some(&wanted));
+        assert_eq!(message.expires_at_ms, 65_000);
+        assert_eq!(topic(&message).unwrap(), TopicName::new("a/b").unwrap());
+        assert_eq!(qos(&message), Ok(QoS::ExactlyOnce));
+        assert_eq!((&*message.payload, message.retain, &*message.publisher), (&b"x"[..], true, "client"));
+        assert_eq!(properties(&message, 5_000).unwrap().as_deref(), Some(&wanted));
+    }
+
+    #[test]
+    fn the_time_a_message_waited_is_taken_off_its_expiry() {
+        let only_expiry = MessageProperties { message_expiry: Some(60), ..MessageProperties::default() };
+        let message = recorded(Some(&only_expiry));
+        for (now_ms, left, expired) in [
+            (5_000, 60, false),
+            (5_001, 60, false),
+            (6_000, 59, false),
+            (64_999, 1, false),
+            (65_000, 0, true),
+        ] {
+            let found = properties(&message, now_ms).unwrap().unwrap();
+            assert_eq!(
+                (found.message_expiry, is_expired(&message, now_ms)),
+                (Some(left), expired),
+                "at {now_ms}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_properties_and_empty_ones_are_recorded_as_none() {
+        for properties in [None, Some(&MessageProperties::default())] {
+            let message = recorded(properties);
+            assert_eq!((message.properties.as_ref(), message.expires_at_ms), (None, 0));
+            assert_eq!(super::properties(&message, 0), Ok(None));
+            assert!(!is_expired(&message, u64::MAX));
+        }
+    }
+
+    #[test]
+    fn a_will_keeps_its_expiry_relative_until_it_fires() {
+        let will = zwerm_wire::Will {
+            topic: TopicName::new("a/b").unwrap(),
+            payload: Bytes::from_static(b"x"),
+            qos: QoS::ExactlyOnce,
+            retain: true,
+            delay: 9,
+            properties: Some(Box::new(all_properties())),
+        };
+        let record = will_record(&will, "client");
+        let message = Message { expires_at_ms: 0, ..recorded(Some(&all_properties())) };
+        assert_eq!(record, Will { message: Some(message), delay_s: 9, message_expiry_s: Some(60) });
+    }
+
+    #[test]
+    fn a_record_that_no_packet_could_have_made_is_told_by_what_is_wrong() {
+        let good = recorded(Some(&all_properties()));
+        assert!(check(&good).is_ok());
+        assert_eq!(check(&Message { qos: 7, ..good.clone() }), Err(MessageError::QoS(7)));
+        let topic = Message { topic: "a/#".into(), ..good.clone() };
+        assert_eq!(check(&topic), Err(MessageError::Topic(TopicError::WildcardInName)));
+        let response = Properties { response_topic: Some(String::new()), ..Properties::default() };
+        let response = Message { properties: Some(response), ..good };
+        assert_eq!(check(&response), Err(MessageError::Topic(TopicError::Empty)));
+        assert_eq!(properties(&response, 0), Err(MessageError::Topic(TopicError::Empty)));
+    }
 }
