@@ -2,8 +2,8 @@
 
 use zwerm_wire::TopicFilter;
 
-/// What a topic matched. Keep one and [`clear`](Self::clear) it: a lookup then allocates nothing once the
-/// buffers have grown.
+/// What a topic matched. Keep one and [`clear`](Self::clear) it: once the buffers have grown, a lookup
+/// allocates nothing but the B-tree cursor of a filter with more subscribers than one leaf holds.
 #[derive(Debug, Clone)]
 pub struct Matches<K, V> {
     /// Plain subscriptions: a key appears once for each of its filters that matches.
