@@ -1,1 +1,28 @@
-//! the decisions: attach, publish, subscribe, deliver.
+//! The decisions of one node: attach, publish, subscribe, deliver.
+//!
+//! It knows sessions by their mailboxes and other nodes through `cluster`; it knows no sockets and no
+//! packet flow (that is `session`). Start at [`Broker`].
+
+mod attachment;
+mod broker;
+mod clients;
+mod config;
+mod counters;
+mod error;
+mod local;
+mod mailbox;
+mod message;
+mod pipeline;
+mod replay;
+mod shared;
+mod subscriptions;
+mod targets;
+mod wills;
+
+pub use attachment::{Accepted, Admission, Attachment, Detach};
+pub use broker::{Attached, Broker, Unstarted};
+pub use config::{Config, Overlapping, QueueLimits, SharedStrategy};
+pub use counters::{Counter, Counters};
+pub use error::AttachError;
+pub use mailbox::Delivery;
+pub use message::{Expiry, Message};

@@ -26,7 +26,7 @@ mod status;
 mod transport;
 
 pub use cluster::{Cluster, Local};
-pub use config::Config;
+pub use config::{Config, WallClock};
 pub use error::StartError;
 pub use keeper::OutboxMessage;
 pub use lanes::Lanes;
@@ -34,7 +34,7 @@ pub use lease::{Lease, LeaseConfig};
 pub use own::Own;
 pub use replica::{ControlView, ShardView};
 pub use retained::RetainedMessages;
-pub use routes::RouteClient;
+pub use routes::{RouteClient, RoutePermit, Routed};
 pub use shards::ShardError;
 pub use status::{ClusterStatus, Formed};
 pub use transport::{CallError, Dial, Incoming, Io, MemoryNet, PeerStream, TcpDial, tcp_incoming};

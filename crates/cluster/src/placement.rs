@@ -12,7 +12,7 @@ const VOTERS: usize = 3;
 
 /// The shard of a client id or a topic name.
 #[must_use]
-pub fn shard_of(name: &str, shards: u32) -> u32 {
+pub(crate) fn shard_of(name: &str, shards: u32) -> u32 {
     let spread = xxh3_64(name.as_bytes()) % u64::from(shards.max(1));
     // The remainder is below a u32.
     u32::try_from(spread).unwrap_or_default()
@@ -21,7 +21,7 @@ pub fn shard_of(name: &str, shards: u32) -> u32 {
 /// Rendezvous hashing: each shard goes to the nodes that score highest for it, so that a node more or
 /// less moves only the shards it gains or loses.
 #[must_use]
-pub fn place(nodes: &[NodeId], shards: u32) -> Vec<Placement> {
+pub(crate) fn place(nodes: &[NodeId], shards: u32) -> Vec<Placement> {
     let voters_of = |shard: u32| {
         let mut scored: Vec<(u64, NodeId)> =
             nodes.iter().map(|&node| (xxh3_64_with_seed(&shard.to_be_bytes(), node), node)).collect();

@@ -1,7 +1,7 @@
 //! Publishes this node's routes to the cluster, coalesced, and says when they hold everywhere.
 //!
 //! One command is on its way at a time; what arrives meanwhile goes with the next. An incarnation begins
-//! with a full list. It does not know who subscribed. Start at [`RouteClient::set`].
+//! with a full list. It does not know who subscribed. Start at [`RouteClient::permit`].
 
 use std::collections::BTreeMap;
 
@@ -15,17 +15,17 @@ use zwerm_wire::TopicFilter;
 use crate::cluster::Shared;
 use crate::ledger::control_request;
 
-/// Changes that wait; more wait in `set`.
+/// Changes that wait; more wait in `permit`.
 const QUEUE: usize = 4_096;
 /// Routes in one command.
 const CHUNK: usize = 2_048;
 
 /// A filter's members on this node: 1 for a plain filter, the number of members of a shared one, 0 none.
 #[derive(Debug)]
-struct Change {
+pub(crate) struct Change {
     filter: TopicFilter,
     members: u32,
-    routed: Option<oneshot::Sender<()>>,
+    routed: oneshot::Sender<()>,
 }
 
 /// Tells the cluster what this node wants. Cheap to clone.
@@ -38,17 +38,28 @@ impl RouteClient {
         (Self(sender), RouteQueue(receiver))
     }
 
-    /// Sets a filter's members and returns when every node routes by it (P4). False: the node is
-    /// stopping.
-    pub async fn set(&self, filter: TopicFilter, members: u32) -> bool {
-        let (routed, done) = oneshot::channel();
-        self.0.send(Change { filter, members, routed: Some(routed) }).await.is_ok() && done.await.is_ok()
+    /// Waits for a place in the queue. What is sent through permits arrives in the order of
+    /// [`RoutePermit::set`], so a caller that counts members under a lock sends under the same lock.
+    /// `None`: the node is stopping.
+    pub async fn permit(&self) -> Option<RoutePermit<'_>> {
+        self.0.reserve().await.ok().map(RoutePermit)
     }
+}
 
-    /// Sets a filter's members without waiting for the others, as for an unsubscribe.
-    pub async fn note(&self, filter: TopicFilter, members: u32) {
-        // A closed channel: the node is stopping and its routes go with it.
-        drop(self.0.send(Change { filter, members, routed: None }).await);
+/// A place in the queue of [`RouteClient`].
+#[derive(Debug)]
+pub struct RoutePermit<'a>(mpsc::Permit<'a, Change>);
+
+/// Resolves when every node routes by a change (P4); fails when the node stops first.
+pub type Routed = oneshot::Receiver<()>;
+
+impl RoutePermit<'_> {
+    /// Sets a filter's members on this node.
+    #[must_use]
+    pub fn set(self, filter: TopicFilter, members: u32) -> Routed {
+        let (routed, done) = oneshot::channel();
+        self.0.send(Change { filter, members, routed });
+        done
     }
 }
 
@@ -109,7 +120,7 @@ impl Publisher {
             self.dirty.insert(filter, members);
         }
         // Waiting with the others is right even for what holds already: nothing is on its way now.
-        self.waiting.extend(routed);
+        self.waiting.push(routed);
     }
 
     /// Sends what is dirty; all waiters are answered when it holds everywhere. An incarnation that is no
@@ -132,7 +143,9 @@ impl Publisher {
             }
         }
         // A waiter that is gone has lost its connection.
-        self.waiting.drain(..).for_each(|routed| drop(routed.send(())));
+        for routed in self.waiting.drain(..) {
+            routed.send(()).unwrap_or_default();
+        }
     }
 
     async fn send_chunk(&mut self, shared: &Shared, chunk: &[(TopicFilter, u32)], full: bool) -> bool {

@@ -68,8 +68,8 @@ struct Entry {
     sequence: u64,
     target: Target,
     body: Body,
-    /// `Some` for QoS 1/2.
-    ticket: Option<Ticket>,
+    /// `Some` for QoS 1/2; dropped with the entry when the peer has accepted it.
+    _ticket: Option<Ticket>,
     qos: QoS,
 }
 
@@ -145,7 +145,7 @@ impl Lane {
             sequence,
             target: target.clone(),
             body: body.clone(),
-            ticket: ticket(),
+            _ticket: ticket(),
             qos,
         });
         drop(state);

@@ -1,0 +1,166 @@
+//! The sessions of this node, and delivery to them: what a message meets wherever it came from.
+//!
+//! Messages of other nodes enter here and are never routed again. Knows the cluster only as the one
+//! that calls. Start at [`LocalSessions::deliver`].
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use zwerm_cluster::Local;
+use zwerm_cluster::forward::{Inbound, Receiver, Record, Target};
+use zwerm_cluster::receipt::{Bell, Receipt};
+use zwerm_wire::{QoS, ReasonCode};
+
+use crate::clients::Clients;
+use crate::config::Config;
+use crate::counters::Counters;
+use crate::mailbox::{Acceptance, Delivery, Mailbox, Pushed};
+use crate::message::{Expiry, Message};
+use crate::shared::{Pick, Picker};
+use crate::subscriptions::Subscriptions;
+use crate::targets::{Copy, Group, Resolver};
+
+/// What all connections of this node share.
+#[derive(Debug)]
+pub(crate) struct LocalSessions {
+    pub(crate) config: Config,
+    pub(crate) subscriptions: Subscriptions,
+    pub(crate) clients: Clients,
+    pub(crate) counters: Counters,
+    /// Clients over the bounds of their queue.
+    congested: Mutex<Vec<Arc<Mailbox>>>,
+}
+
+impl LocalSessions {
+    pub(crate) fn new(config: Config) -> Self {
+        Self {
+            config,
+            subscriptions: Subscriptions::default(),
+            clients: Clients::default(),
+            counters: Counters::default(),
+            congested: Mutex::default(),
+        }
+    }
+
+    /// Puts a copy into each client's queue.
+    pub(crate) fn deliver(&self, copies: &[Copy], message: &Arc<Message>, acceptance: &mut Acceptance<'_>) {
+        for copy in copies {
+            self.deliver_copy(copy, message, acceptance);
+        }
+    }
+
+    /// False: the client is gone.
+    fn deliver_copy(&self, copy: &Copy, message: &Arc<Message>, acceptance: &mut Acceptance<'_>) -> bool {
+        let subscriber = &copy.subscriber;
+        if subscriber.options.no_local && subscriber.client_id == *message.publisher() {
+            return true;
+        }
+        let delivery = Delivery {
+            message: Arc::clone(message),
+            qos: message.qos().min(copy.qos),
+            retain: message.retain() && subscriber.options.retain_as_published,
+            subscription_ids: copy.ids.clone(),
+        };
+        match subscriber.mailbox.push(delivery, acceptance) {
+            Pushed::Taken => self.counters.queued.add(1),
+            Pushed::Congested => {
+                self.counters.queued.add(1);
+                self.congested.lock().push(Arc::clone(&subscriber.mailbox));
+            }
+            Pushed::Dropped => self.counters.dropped_queue_full.add(1),
+            Pushed::Overflown => self.counters.kicked_slow.add(1),
+            Pushed::Closed => return false,
+        }
+        true
+    }
+
+    /// Gives a message to one local member of a group, the picked one or, if it is gone, the next.
+    pub(crate) fn deliver_member(
+        &self,
+        group: &Group,
+        picked: usize,
+        message: &Arc<Message>,
+        acceptance: &mut Acceptance<'_>,
+    ) {
+        let (before, from) = group.local.split_at(picked.min(group.local.len()));
+        let taken = from.iter().chain(before).any(|copy| self.deliver_copy(copy, message, acceptance));
+        if !taken {
+            tracing::debug!(filter = %group.filter, "all members of a shared subscription here are gone");
+        }
+    }
+
+    /// Disconnects clients that stayed over their bounds for too long.
+    pub(crate) fn kick_slow(&self, now: Instant) {
+        let patience = self.config.queue.patience;
+        self.congested.lock().retain(|mailbox| {
+            let Some(since) = mailbox.over_since() else { return false };
+            let too_long = now.saturating_duration_since(since) >= patience;
+            if too_long {
+                mailbox.kick(ReasonCode::QuotaExceeded);
+                self.counters.kicked_slow.add(1);
+            }
+            !too_long
+        });
+    }
+}
+
+/// [`LocalSessions`] as the cluster calls it.
+#[derive(Debug)]
+pub(crate) struct LocalDoor(pub(crate) Arc<LocalSessions>);
+
+impl Local for LocalDoor {
+    fn kick(&self, client_id: &str, epoch: u64) {
+        self.0.counters.kicked_taken_over.add(1);
+        self.0.clients.kick(client_id, epoch);
+    }
+
+    fn fenced(&self) {
+        self.0.clients.kick_all(ReasonCode::UseAnotherServer);
+    }
+}
+
+impl Inbound for LocalDoor {
+    fn receiver(&self) -> Box<dyn Receiver> {
+        let config = &self.0.config;
+        let resolver = Resolver::new(config.overlapping, None);
+        Box::new(LaneReceiver {
+            local: Arc::clone(&self.0),
+            resolver,
+            picker: Picker::new(config.shared_strategy),
+        })
+    }
+}
+
+/// Delivers what one lane brings.
+struct LaneReceiver {
+    local: Arc<LocalSessions>,
+    resolver: Resolver,
+    picker: Picker,
+}
+
+impl Receiver for LaneReceiver {
+    fn deliver(&mut self, record: Record, bell: &Bell) -> Option<Receipt> {
+        let now = Instant::now();
+        let local = &self.local;
+        local.counters.forwarded_in.add(1);
+        let Target { plain, groups } = record.target.clone();
+        let message = Arc::new(Message::forwarded(record, now));
+        if message.expiry(now) == Expiry::Expired {
+            local.counters.dropped_expired.add(1);
+            return None;
+        }
+        let targets = self.resolver.resolve(message.topic(), &local.subscriptions);
+        let mut acceptance = Acceptance::new(bell);
+        if plain {
+            local.deliver(&targets.local, &message, &mut acceptance);
+        }
+        for group in targets.groups.iter().filter(|group| groups.contains(&group.filter)) {
+            if let Some(Pick::Local(index)) = self.picker.pick(group, &message) {
+                local.deliver_member(group, index, &message, &mut acceptance);
+            }
+        }
+        // Nobody waits for QoS 0, so its copies hand out no tickets.
+        acceptance.into_receipt().filter(|_| message.qos() != QoS::AtMostOnce)
+    }
+}

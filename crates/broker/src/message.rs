@@ -1,0 +1,181 @@
+//! One published message, shared by all that receive it, encoded once per variant.
+//!
+//! Knows no receivers. Start at [`Message::published`].
+
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use tokio::time::{Duration, Instant};
+use zwerm_cluster::forward::{Body, Record, Target};
+use zwerm_machine::message::{self, Header, MessageError};
+use zwerm_machine::records;
+use zwerm_wire::{MessageProperties, Protocol, Publish, PublishFrame, QoS, TopicName};
+
+/// What a message has left to live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// It does not expire.
+    Never,
+    /// So many seconds, at least one.
+    Left(u32),
+    /// It must not be delivered any more (section 3.3.2.3.3).
+    Expired,
+}
+
+/// A message on its way to its receivers.
+#[derive(Debug)]
+pub struct Message {
+    publisher: ByteString,
+    topic: TopicName,
+    qos: QoS,
+    retain: bool,
+    payload: Bytes,
+    properties: Option<Box<MessageProperties>>,
+    expires_at: Option<Instant>,
+    /// By protocol family and presence of a packet id; `None` when it cannot be encoded.
+    frames: [OnceLock<Option<PublishFrame>>; 4],
+    body: OnceLock<Body>,
+}
+
+impl Message {
+    /// From a client's PUBLISH; the session has resolved the topic alias. `None` without a topic.
+    pub fn published(publish: Publish, publisher: ByteString, now: Instant) -> Option<Self> {
+        let Publish { qos, retain, topic, properties, payload, .. } = publish;
+        let expiry = properties.as_ref().and_then(|properties| properties.message_expiry);
+        let expires_at = expiry.and_then(|seconds| now.checked_add(Duration::from_secs(u64::from(seconds))));
+        Some(Self::new(publisher, topic?, (qos, retain), payload, properties, expires_at))
+    }
+
+    /// From another node.
+    #[must_use]
+    pub fn forwarded(record: Record, now: Instant) -> Self {
+        let Record { publisher, topic, qos, retain, expires_in_ms, properties, payload, .. } = record;
+        let expires_at = expires_in_ms.and_then(|ms| now.checked_add(Duration::from_millis(ms)));
+        Self::new(publisher, topic, (qos, retain), payload, properties, expires_at)
+    }
+
+    /// From what a shard keeps: a retained message or a will that fired.
+    ///
+    /// # Errors
+    /// When the record is not one that a PUBLISH could have made.
+    pub fn recorded(record: &records::Message, now_ms: u64, now: Instant) -> Result<Self, MessageError> {
+        let properties = message::properties(record, now_ms)?;
+        let left = (record.expires_at_ms > 0).then(|| record.expires_at_ms.saturating_sub(now_ms));
+        let expires_at = left.and_then(|ms| now.checked_add(Duration::from_millis(ms)));
+        let (topic, qos) = (message::topic(record)?, message::qos(record)?);
+        let publisher = record.publisher.as_str().into();
+        Ok(Self::new(publisher, topic, (qos, record.retain), record.payload.clone(), properties, expires_at))
+    }
+
+    fn new(
+        publisher: ByteString,
+        topic: TopicName,
+        (qos, retain): (QoS, bool),
+        payload: Bytes,
+        properties: Option<Box<MessageProperties>>,
+        expires_at: Option<Instant>,
+    ) -> Self {
+        let frames = Default::default();
+        Self { publisher, topic, qos, retain, payload, properties, expires_at, frames, body: OnceLock::new() }
+    }
+
+    /// Client id of the publisher.
+    #[must_use]
+    pub fn publisher(&self) -> &ByteString {
+        &self.publisher
+    }
+
+    /// Topic.
+    #[must_use]
+    pub fn topic(&self) -> &TopicName {
+        &self.topic
+    }
+
+    /// As published.
+    #[must_use]
+    pub fn qos(&self) -> QoS {
+        self.qos
+    }
+
+    /// As published.
+    #[must_use]
+    pub fn retain(&self) -> bool {
+        self.retain
+    }
+
+    /// What it carries.
+    #[must_use]
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+
+    /// What travels with it; its `message_expiry` is as published, see [`expiry`](Self::expiry).
+    #[must_use]
+    pub fn properties(&self) -> Option<&MessageProperties> {
+        self.properties.as_deref()
+    }
+
+    /// Bytes it counts for in a queue.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.payload.len() + self.topic.len()
+    }
+
+    /// What it has left to live, rounded up to seconds.
+    #[must_use]
+    pub fn expiry(&self, now: Instant) -> Expiry {
+        let Some(at) = self.expires_at else { return Expiry::Never };
+        match at.checked_duration_since(now) {
+            Some(left) if !left.is_zero() => {
+                let seconds = left.as_millis().div_ceil(1_000);
+                Expiry::Left(u32::try_from(seconds).unwrap_or(u32::MAX))
+            }
+            _ => Expiry::Expired,
+        }
+    }
+
+    /// The PUBLISH for all receivers of a protocol family, encoded at the first call. `None` when it cannot
+    /// be encoded (it is larger than any packet may be). Not for receivers with subscription identifiers,
+    /// an alias, or a message that expires.
+    #[must_use]
+    pub fn frame(&self, protocol: Protocol, with_id: bool) -> Option<&PublishFrame> {
+        let variant = usize::from(protocol == Protocol::V5) * 2 + usize::from(with_id);
+        let encode = || {
+            PublishFrame::encode(protocol, &self.topic, self.properties.as_deref(), &self.payload, with_id)
+                .ok()
+        };
+        self.frames.get(variant)?.get_or_init(encode).as_ref()
+    }
+
+    /// What goes to other nodes, encoded at the first call.
+    pub(crate) fn body(&self, now: Instant) -> &Body {
+        let left = |at: Instant| {
+            let left = at.saturating_duration_since(now).as_millis();
+            u64::try_from(left).unwrap_or(u64::MAX)
+        };
+        self.body.get_or_init(|| {
+            Body::encode(&Record {
+                target: Target::default(),
+                publisher: self.publisher.clone(),
+                topic: self.topic.clone(),
+                qos: self.qos,
+                retain: self.retain,
+                expires_in_ms: self.expires_at.map(left),
+                properties: self.properties.clone(),
+                payload: self.payload.clone(),
+            })
+        })
+    }
+
+    /// What a shard keeps of it.
+    pub(crate) fn record(&self, now_ms: u64) -> records::Message {
+        let header = Header {
+            publisher: &self.publisher,
+            qos: self.qos,
+            retain: self.retain,
+            properties: self.properties.as_deref(),
+        };
+        message::record(&self.topic, self.payload.clone(), header, now_ms)
+    }
+}

@@ -1,0 +1,241 @@
+//! The way of a publish from one publisher to everything that wants it, in order.
+//!
+//! A retained message is stored before it is routed (P5), so what the publisher sends behind it waits;
+//! several may be on their way to disk. A full lane stops the pipeline until it has room: the publisher
+//! is not read meanwhile. Acknowledgements come out in the order in which messages went in, and only
+//! while this node holds its lease. Start at [`Pipeline::admit`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use tokio::time::Instant;
+use zwerm_cluster::forward::{Lane, Target};
+use zwerm_cluster::receipt::{Bell, Receipt};
+use zwerm_cluster::{Cluster, NodeId, ShardError};
+use zwerm_wire::{QoS, ReasonCode};
+
+use crate::local::LocalSessions;
+use crate::mailbox::Acceptance;
+use crate::message::{Expiry, Message};
+use crate::shared::{Pick, Picker};
+use crate::targets::{Resolver, Targets};
+
+/// Messages of one publisher that may wait for disk or lanes before it is not read any more.
+const DEPTH: usize = 1_024;
+
+#[derive(Debug)]
+enum Stage {
+    /// To be handed to the shard of its topic.
+    ToStore(Arc<Message>),
+    /// On its way to a quorum's disks.
+    Storing(Arc<Message>, Receipt),
+    /// To be routed.
+    ToRoute(Arc<Message>),
+    /// Some lanes were full: these are left.
+    Stalled(Arc<Message>, Destinations, Option<Receipt>),
+    /// Handed to everything that wants it.
+    Routed(Option<Receipt>, ReasonCode),
+}
+
+/// Other nodes that a message goes to.
+type Destinations = SmallVec<[(NodeId, Target); 4]>;
+
+#[derive(Debug)]
+struct Pending<T> {
+    /// Who waits for the acknowledgement; `None` for QoS 0.
+    token: Option<T>,
+    stage: Stage,
+}
+
+/// The publishes of one publisher. `T` names a publish in its acknowledgement.
+#[derive(Debug)]
+pub(crate) struct Pipeline<T> {
+    local: Arc<LocalSessions>,
+    cluster: Cluster,
+    resolver: Resolver,
+    picker: Picker,
+    bell: Bell,
+    pending: VecDeque<Pending<T>>,
+    /// Entries before this one are routed.
+    routed: usize,
+    /// The lane that stops the pipeline.
+    full: Option<Arc<Lane>>,
+}
+
+impl<T> Pipeline<T> {
+    pub(crate) fn new(local: Arc<LocalSessions>, cluster: Cluster, bell: Bell) -> Self {
+        let config = &local.config;
+        let resolver = Resolver::new(config.overlapping, Some(cluster.clone()));
+        let picker = Picker::new(config.shared_strategy);
+        Self { local, cluster, resolver, picker, bell, pending: VecDeque::new(), routed: 0, full: None }
+    }
+
+    /// Takes a message; a token is given back by [`next_accepted`](Self::next_accepted).
+    pub(crate) fn admit(&mut self, message: Message, token: Option<T>) {
+        self.local.counters.published.add(1);
+        let stage = if message.retain() { Stage::ToStore } else { Stage::ToRoute };
+        self.pending.push_back(Pending { token, stage: stage(Arc::new(message)) });
+        self.advance();
+    }
+
+    /// More should not be admitted before [`wait_room`](Self::wait_room).
+    pub(crate) fn is_busy(&self) -> bool {
+        self.full.is_some() || self.pending.len() >= DEPTH
+    }
+
+    /// Waits until there may be room. Cancel safe; follow with [`advance`](Self::advance).
+    pub(crate) async fn wait_room(&self) {
+        match &self.full {
+            Some(lane) => lane.wait_room().await,
+            None if self.pending.len() >= DEPTH => self.bell.wait().await,
+            None => {}
+        }
+    }
+
+    /// Moves everything as far as it goes.
+    pub(crate) fn advance(&mut self) {
+        self.full = None;
+        self.store();
+        while self.routed < self.pending.len() && self.route_next() {
+            self.routed += 1;
+        }
+        while self.pending.front().is_some_and(|first| first.token.is_none() && first.stage.is_routed()) {
+            self.pop();
+        }
+    }
+
+    /// The next acknowledgement that is due.
+    pub(crate) fn next_accepted(&mut self) -> Option<(T, ReasonCode)> {
+        self.advance();
+        let first = self.pending.front()?;
+        let Stage::Routed(receipt, _) = &first.stage else { return None };
+        if receipt.as_ref().is_some_and(|receipt| !receipt.is_complete()) || !self.cluster.lease.is_valid() {
+            return None;
+        }
+        let Pending { token, stage } = self.pop()?;
+        match stage {
+            Stage::Routed(_, reason) => token.map(|token| (token, reason)),
+            _ => None,
+        }
+    }
+
+    fn pop(&mut self) -> Option<Pending<T>> {
+        self.routed = self.routed.saturating_sub(1);
+        self.pending.pop_front()
+    }
+
+    /// Hands retained messages to their shards, as soon as they come and in order.
+    fn store(&mut self) {
+        let now_ms = self.cluster.now_ms();
+        for pending in self.pending.iter_mut().skip(self.routed) {
+            let Stage::ToStore(message) = &pending.stage else { continue };
+            let receipt = Receipt::new(self.bell.clone());
+            match self.cluster.retain(message.record(now_ms), Some(receipt.ticket())) {
+                Ok(()) => {
+                    self.local.counters.retained.add(1);
+                    pending.stage = Stage::Storing(Arc::clone(message), receipt);
+                }
+                // Its queue is full: the ones behind wait, too. The next ring tries again.
+                Err(ShardError::Busy) => return,
+                Err(_) => pending.stage = Stage::Routed(None, ReasonCode::ImplementationSpecificError),
+            }
+        }
+    }
+
+    /// Routes the entry at the cursor; false when it has to wait.
+    fn route_next(&mut self) -> bool {
+        let Some(pending) = self.pending.get_mut(self.routed) else { return false };
+        let acknowledged = pending.token.is_some();
+        let placeholder = Stage::Routed(None, ReasonCode::Success);
+        let stage = match std::mem::replace(&mut pending.stage, placeholder) {
+            Stage::ToRoute(message) => self.route(message, acknowledged),
+            Stage::Storing(message, receipt) if receipt.is_complete() => {
+                if receipt.has_failed() {
+                    Stage::Routed(None, ReasonCode::QuotaExceeded)
+                } else {
+                    self.route(message, acknowledged)
+                }
+            }
+            Stage::Stalled(message, left, receipt) => self.forward(message, left, receipt),
+            waiting => waiting,
+        };
+        let routed = stage.is_routed();
+        if let Some(pending) = self.pending.get_mut(self.routed) {
+            pending.stage = stage;
+        }
+        routed
+    }
+
+    /// Delivers here and forwards to other nodes.
+    fn route(&mut self, message: Arc<Message>, acknowledged: bool) -> Stage {
+        if message.expiry(Instant::now()) == Expiry::Expired {
+            self.local.counters.dropped_expired.add(1);
+            return Stage::Routed(None, ReasonCode::Success);
+        }
+        let targets = self.resolver.resolve(message.topic(), &self.local.subscriptions);
+        if targets.is_empty() {
+            self.local.counters.unmatched.add(1);
+            let kept = message.retain() || !acknowledged;
+            return Stage::Routed(
+                None,
+                if kept { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers },
+            );
+        }
+        let mut acceptance = Acceptance::new(&self.bell);
+        self.local.deliver(&targets.local, &message, &mut acceptance);
+        let destinations = destinations(&self.local, &mut self.picker, &targets, &message, &mut acceptance);
+        let receipt = acceptance.into_receipt();
+        self.forward(message, destinations, receipt)
+    }
+
+    /// Hands a message to the lanes of other nodes, until one is full.
+    fn forward(&mut self, message: Arc<Message>, mut left: Destinations, receipt: Option<Receipt>) -> Stage {
+        let mut acceptance = Acceptance::continued(&self.bell, receipt);
+        let qos = message.qos();
+        while let Some((node, target)) = left.last() {
+            // No lane: the node is down, and with it the sessions that wanted the message.
+            if let Some(lane) = self.cluster.lanes.to(*node) {
+                let ticket = || (qos != QoS::AtMostOnce).then(|| acceptance.ticket());
+                if lane.push(qos, target, message.body(Instant::now()), ticket).is_err() {
+                    self.full = Some(lane);
+                    return Stage::Stalled(message, left, acceptance.into_receipt());
+                }
+            }
+            left.pop();
+        }
+        Stage::Routed(acceptance.into_receipt(), ReasonCode::Success)
+    }
+}
+
+impl Stage {
+    fn is_routed(&self) -> bool {
+        matches!(self, Self::Routed(..))
+    }
+}
+
+/// Picks the members of shared subscriptions: delivers to those here, names the nodes of the others.
+fn destinations(
+    local: &LocalSessions,
+    picker: &mut Picker,
+    targets: &Targets,
+    message: &Arc<Message>,
+    acceptance: &mut Acceptance<'_>,
+) -> Destinations {
+    let plain = |node: &NodeId| (*node, Target { plain: true, groups: Vec::new() });
+    let mut destinations: Destinations = targets.nodes.iter().map(plain).collect();
+    for group in &targets.groups {
+        match picker.pick(group, message) {
+            Some(Pick::Local(index)) => local.deliver_member(group, index, message, acceptance),
+            Some(Pick::Node(node)) => match destinations.iter_mut().find(|(known, _)| *known == node) {
+                Some((_, target)) => target.groups.push(group.filter.clone()),
+                None => {
+                    let groups = vec![group.filter.clone()];
+                    destinations.push((node, Target { plain: false, groups }));
+                }
+            },
+            None => {}
+        }
+    }
+    destinations
+}

@@ -1,0 +1,182 @@
+//! Where a topic goes: resolved once per topic and publisher, kept until a subscription or route changes.
+//!
+//! The answer is data; `pipeline.rs` and `inbound.rs` act on it. Start at [`Resolver::resolve`].
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use foldhash::fast::RandomState;
+use smallvec::SmallVec;
+use zwerm_cluster::{Cluster, NodeId};
+use zwerm_routing::Matches;
+use zwerm_wire::{QoS, TopicFilter, TopicName};
+
+use crate::config::Overlapping;
+use crate::subscriptions::{SessionKey, Subscriber, Subscriptions};
+
+/// Topics one publisher's cache holds; a full cache is emptied.
+const CACHE: usize = 512;
+
+/// One copy for one local client.
+#[derive(Debug)]
+pub(crate) struct Copy {
+    pub(crate) subscriber: Arc<Subscriber>,
+    pub(crate) qos: QoS,
+    pub(crate) ids: SmallVec<[NonZeroU32; 1]>,
+}
+
+impl Copy {
+    fn of(subscriber: &Arc<Subscriber>) -> Self {
+        let ids = subscriber.subscription_id.into_iter().collect();
+        Self { subscriber: Arc::clone(subscriber), qos: subscriber.options.qos, ids }
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.qos = self.qos.max(other.qos);
+        self.ids.extend(other.ids);
+    }
+
+    fn merges_with(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.subscriber, &other.subscriber);
+        // No Local and Retain As Published are of the subscription: copies that differ stay apart.
+        ours.key == theirs.key
+            && ours.options.no_local == theirs.options.no_local
+            && ours.options.retain_as_published == theirs.options.retain_as_published
+    }
+}
+
+/// A shared subscription that matched.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) filter: TopicFilter,
+    /// Members of this node.
+    pub(crate) local: Box<[Copy]>,
+    /// Other nodes with members, and how many.
+    pub(crate) nodes: Box<[(NodeId, u32)]>,
+    /// Turns taken, for round-robin.
+    turn: AtomicUsize,
+}
+
+impl Group {
+    /// Counts a turn.
+    pub(crate) fn next_turn(&self) -> usize {
+        self.turn.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Everything that wants a topic.
+#[derive(Debug, Default)]
+pub(crate) struct Targets {
+    pub(crate) local: Box<[Copy]>,
+    /// Other nodes with plain subscribers.
+    pub(crate) nodes: SmallVec<[NodeId; 4]>,
+    pub(crate) groups: Box<[Group]>,
+}
+
+impl Targets {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.local.is_empty() && self.nodes.is_empty() && self.groups.is_empty()
+    }
+}
+
+/// The cache of one publisher. Empty, it allocates nothing.
+#[derive(Debug)]
+pub(crate) struct Resolver {
+    overlapping: Overlapping,
+    /// `None`: resolves only what is on this node, for messages that were routed elsewhere.
+    cluster: Option<Cluster>,
+    generations: (u64, u64),
+    cache: HashMap<TopicName, Arc<Targets>, RandomState>,
+    local: Matches<SessionKey, Arc<Subscriber>>,
+    routes: Matches<NodeId, u32>,
+}
+
+impl Resolver {
+    pub(crate) fn new(overlapping: Overlapping, cluster: Option<Cluster>) -> Self {
+        let (local, routes) = (Matches::new(), Matches::new());
+        Self { overlapping, cluster, generations: (0, 0), cache: HashMap::default(), local, routes }
+    }
+
+    /// The targets of a topic.
+    pub(crate) fn resolve(&mut self, topic: &TopicName, subscriptions: &Subscriptions) -> Arc<Targets> {
+        let routed = self.cluster.as_ref().map_or(0, |cluster| cluster.control.generation());
+        let generations = (subscriptions.generation(), routed);
+        if generations != self.generations {
+            self.cache.clear();
+            self.generations = generations;
+        }
+        if let Some(targets) = self.cache.get(topic) {
+            return Arc::clone(targets);
+        }
+        let targets = Arc::new(self.look_up(topic, subscriptions));
+        if self.cache.len() >= CACHE {
+            self.cache.clear();
+        }
+        self.cache.insert(topic.clone(), Arc::clone(&targets));
+        targets
+    }
+
+    fn look_up(&mut self, topic: &TopicName, subscriptions: &Subscriptions) -> Targets {
+        self.local.clear();
+        self.routes.clear();
+        subscriptions.snapshot().matches(topic, &mut self.local);
+        let mut nodes = SmallVec::new();
+        if let Some(cluster) = &self.cluster {
+            cluster.control.routes().matches(topic, &mut self.routes);
+            let own = cluster.own.id;
+            nodes.extend(self.routes.plain.iter().map(|(node, _)| *node).filter(|node| *node != own));
+            nodes.sort_unstable();
+            nodes.dedup();
+        }
+        let targets = Targets { local: self.copies(), nodes, groups: self.groups() };
+        // The buffers hold handles of subscribers: let go of them.
+        self.local.clear();
+        targets
+    }
+
+    fn copies(&self) -> Box<[Copy]> {
+        let mut copies: Vec<Copy> =
+            self.local.plain.iter().map(|(_, subscriber)| Copy::of(subscriber)).collect();
+        if self.overlapping == Overlapping::Merged {
+            copies.sort_by_key(|copy| copy.subscriber.key);
+            let mut merged: Vec<Copy> = Vec::with_capacity(copies.len());
+            for copy in copies {
+                match merged.last_mut().filter(|last| last.merges_with(&copy)) {
+                    Some(last) => last.merge(copy),
+                    None => merged.push(copy),
+                }
+            }
+            copies = merged;
+        }
+        copies.into()
+    }
+
+    /// Groups with members here, elsewhere, or both.
+    fn groups(&self) -> Box<[Group]> {
+        let own = self.cluster.as_ref().map(|cluster| cluster.own.id);
+        let others = |filter: &TopicFilter| -> Box<[(NodeId, u32)]> {
+            let elsewhere = self.routes.shared.iter().filter(|group| group.filter == *filter);
+            elsewhere
+                .flat_map(|group| group.members.iter().copied())
+                .filter(|(node, _)| Some(*node) != own)
+                .collect()
+        };
+        let group = |filter: &TopicFilter, local: Box<[Copy]>| Group {
+            filter: filter.clone(),
+            nodes: others(filter),
+            local,
+            turn: AtomicUsize::new(0),
+        };
+        let here = self.local.shared.iter().map(|matched| {
+            let copies = matched.members.iter().map(|(_, subscriber)| Copy::of(subscriber)).collect();
+            group(&matched.filter, copies)
+        });
+        let is_here =
+            |filter: &TopicFilter| self.local.shared.iter().any(|matched| matched.filter == *filter);
+        let elsewhere = self.routes.shared.iter().filter(|matched| !is_here(&matched.filter));
+        let elsewhere = elsewhere.map(|matched| group(&matched.filter, Box::default()));
+        here.chain(elsewhere).filter(|group| !group.local.is_empty() || !group.nodes.is_empty()).collect()
+    }
+}
