@@ -74,9 +74,7 @@ impl Decoder {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        let result = self.take_packet(buf);
-        self.failed = result.as_ref().err().copied();
-        result
+        self.take_packet(buf).inspect_err(|error| self.failed = Some(*error))
     }
 
     fn take_packet(&mut self, buf: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {

@@ -3,6 +3,12 @@
 //! Every byte from outside is checked here, once; what leaves this crate as a type is valid.
 //! It knows nothing of sockets, sessions or time. Start at [`Packet`], then [`Decoder`] and [`encode`].
 
+// What a stranger sends must not be able to panic or to be cut to size.
+#![cfg_attr(
+    not(test),
+    warn(clippy::indexing_slicing, clippy::string_slice, clippy::cast_possible_truncation)
+)]
+
 mod ack;
 mod auth;
 mod connack;
