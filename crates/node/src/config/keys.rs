@@ -1,0 +1,254 @@
+//! Every key of the configuration, once: its name, its field, its limits and what it does.
+//!
+//! Loading, showing and the reference document walk these tables. A key that does nothing yet is not here
+//! but in [`LATER`], so that nobody believes it works.
+
+use super::{Config, Limits, ListenerConfig, Setting};
+
+/// One key of a section whose fields live in `T`.
+pub(super) struct Key<T: 'static> {
+    pub(super) name: &'static str,
+    pub(super) field: fn(&mut T) -> &mut dyn Setting,
+    pub(super) limits: Limits,
+    pub(super) doc: &'static str,
+}
+
+/// One table of the file.
+pub(super) struct Section {
+    pub(super) name: &'static str,
+    pub(super) doc: &'static str,
+    pub(super) keys: &'static [Key<Config>],
+}
+
+const fn key<T>(name: &'static str, field: fn(&mut T) -> &mut dyn Setting, doc: &'static str) -> Key<T> {
+    Key { name, field, limits: Limits { least: 0, most: u64::MAX }, doc }
+}
+
+const fn within<T>(least: u64, most: u64, key: &Key<T>) -> Key<T> {
+    Key { name: key.name, field: key.field, limits: Limits { least, most }, doc: key.doc }
+}
+
+/// Keys that the design names but that do nothing yet, and what will bring them.
+pub(super) const LATER: [(&str, &str); 6] = [
+    ("mqtt.session_expiry_maximum", "durable sessions"),
+    ("listener.path", "WebSocket listeners"),
+    ("listener.cert", "TLS listeners"),
+    ("listener.key", "TLS listeners"),
+    ("listener.client_ca", "TLS listeners"),
+    ("listener.proxy_protocol", "the PROXY protocol"),
+];
+
+/// The name of the repeatable table of listeners.
+pub(super) const LISTENER: &str = "listener";
+
+/// What `[[listener]]` is for.
+pub(super) const LISTENER_DOC: &str = "Where clients connect; repeat the table for each. Tables in the file replace the default one. \
+     Environment variables and flags (`ZWERM_LISTENER__BIND`) set the first listener.";
+
+pub(super) const LISTENER_KEYS: &[Key<ListenerConfig>] = &[
+    key("kind", |l| &mut l.kind, "What is spoken there: MQTT over TCP."),
+    key("bind", |l| &mut l.bind, "Address and port to listen on. Each listener needs its own."),
+    within(
+        1,
+        10_000_000,
+        &key(
+            "max_connections",
+            |l| &mut l.max_connections,
+            "Clients connected at a time; further connections are closed at once.",
+        ),
+    ),
+];
+
+pub(super) const SECTIONS: &[Section] = &[
+    Section { name: "node", doc: "Who this node is.", keys: NODE },
+    Section { name: "cluster", doc: "How it meets other nodes.", keys: CLUSTER },
+    Section { name: "http", doc: "Health, metrics and the API.", keys: HTTP },
+    Section { name: "mqtt", doc: "What clients may do.", keys: MQTT },
+    Section { name: "storage", doc: "How data is kept.", keys: STORAGE },
+    Section { name: "log", doc: "What the node says on standard error.", keys: LOG },
+];
+
+const NODE: &[Key<Config>] = &[
+    key(
+        "name",
+        |c| &mut c.node.name,
+        "For people, unique in the cluster; in Kubernetes the pod's name. 1 to 64 letters, digits, `.`, `_` and `-`.",
+    ),
+    key(
+        "data_dir",
+        |c| &mut c.node.data_dir,
+        "This node's data: identity, log, state. One process uses it at a time.",
+    ),
+];
+
+const CLUSTER: &[Key<Config>] = &[
+    key("listen", |c| &mut c.cluster.listen, "Where other nodes connect (gRPC)."),
+    key(
+        "advertise",
+        |c| &mut c.cluster.advertise,
+        "`host:port` under which other nodes reach this one; by default `listen`. Required when `listen` is a wildcard \
+         address such as 0.0.0.0.",
+    ),
+    key(
+        "peers",
+        |c| &mut c.cluster.peers,
+        "`host:port` of other nodes; may include this one. Names are resolved again at every dial.",
+    ),
+    within(
+        1,
+        1_000,
+        &key(
+            "bootstrap_expect",
+            |c| &mut c.cluster.bootstrap_expect,
+            "A new cluster is formed once, when this many empty nodes see each other. A node with data never forms one.",
+        ),
+    ),
+    within(
+        1,
+        1_024,
+        &key(
+            "shards",
+            |c| &mut c.cluster.shards,
+            "Number of shards; fixed when the cluster is formed and ignored afterwards.",
+        ),
+    ),
+];
+
+const HTTP: &[Key<Config>] = &[key(
+    "bind",
+    |c| &mut c.http.bind,
+    "Address and port of the HTTP API, `/healthz`, `/readyz` and `/metrics`.",
+)];
+
+/// Largest MQTT packet: a remaining length of 268,435,455 and its header of five bytes (section 2.1.4).
+const LARGEST_PACKET: u64 = 268_435_460;
+
+const MQTT: &[Key<Config>] = &[
+    key(
+        "allow_anonymous",
+        |c| &mut c.mqtt.allow_anonymous,
+        "Admit clients without checking who they are. Must be said explicitly as soon as any address of this node is \
+         not loopback. `false` is refused in this version: there is no user store yet, so nobody could connect.",
+    ),
+    within(
+        128,
+        LARGEST_PACKET,
+        &key(
+            "max_packet_size",
+            |c| &mut c.mqtt.max_packet_size,
+            "Largest packet a client may send; a larger one closes its connection (0x95).",
+        ),
+    ),
+    within(
+        1,
+        65_535,
+        &key(
+            "receive_maximum",
+            |c| &mut c.mqtt.receive_maximum,
+            "QoS 1 and 2 messages a client may send without waiting for acknowledgement.",
+        ),
+    ),
+    within(
+        0,
+        65_535,
+        &key(
+            "topic_alias_maximum",
+            |c| &mut c.mqtt.topic_alias_maximum,
+            "Topic aliases a client may use; 0: none.",
+        ),
+    ),
+    within(
+        0,
+        2,
+        &key("max_qos", |c| &mut c.mqtt.max_qos, "Highest QoS a client may publish with (0x9B above it)."),
+    ),
+    key(
+        "retain_available",
+        |c| &mut c.mqtt.retain_available,
+        "Keep retained messages; otherwise they are refused (0x9A).",
+    ),
+    key(
+        "wildcard_subscriptions",
+        |c| &mut c.mqtt.wildcard_subscriptions,
+        "Serve filters with `+` and `#`; otherwise they are refused (0xA2).",
+    ),
+    key(
+        "shared_subscriptions",
+        |c| &mut c.mqtt.shared_subscriptions,
+        "Serve `$share/group/filter`; otherwise it is refused (0x9E).",
+    ),
+    key(
+        "subscription_identifiers",
+        |c| &mut c.mqtt.subscription_identifiers,
+        "Serve subscription identifiers; otherwise they are refused (0xA1).",
+    ),
+    within(
+        0,
+        65_535,
+        &key(
+            "keep_alive_maximum",
+            |c| &mut c.mqtt.keep_alive_maximum,
+            "Seconds; a client that asks for a longer keep alive, or for none, is given this one (5.0 clients are told: \
+             Server Keep Alive). 0: no limit.",
+        ),
+    ),
+    within(
+        1,
+        65_535,
+        &key(
+            "max_inflight",
+            |c| &mut c.mqtt.max_inflight,
+            "QoS 1 and 2 messages sent to a client that it has not acknowledged; its own receive maximum may be lower.",
+        ),
+    ),
+    within(
+        1,
+        10_000_000,
+        &key(
+            "max_queued_messages",
+            |c| &mut c.mqtt.max_queued_messages,
+            "Messages that wait for one client.",
+        ),
+    ),
+    within(
+        1 << 10,
+        1 << 40,
+        &key("max_queued_bytes", |c| &mut c.mqtt.max_queued_bytes, "Bytes that wait for one client."),
+    ),
+    key(
+        "shared_strategy",
+        |c| &mut c.mqtt.shared_strategy,
+        "Which member of a shared group gets a message. `local`: one on the publisher's node if there is one; \
+         `hash_client` and `hash_topic`: always the same one for a publisher or a topic.",
+    ),
+    key(
+        "allow_zero_length_client_id",
+        |c| &mut c.mqtt.allow_zero_length_client_id,
+        "Give clients that send no client id one; otherwise they are refused (0x85).",
+    ),
+    key(
+        "strict_utf8",
+        |c| &mut c.mqtt.strict_utf8,
+        "Refuse control characters and Unicode non-characters in strings (section 1.5.4).",
+    ),
+    key(
+        "overlapping",
+        |c| &mut c.mqtt.overlapping,
+        "A client with several matching subscriptions gets a copy for each, or one merged copy with all identifiers.",
+    ),
+];
+
+const STORAGE: &[Key<Config>] = &[key(
+    "sync",
+    |c| &mut c.storage.sync,
+    "When a write counts as stored: on the disk, or with the operating system (faster; lost if the machine fails).",
+)];
+
+const LOG: &[Key<Config>] = &[
+    key(
+        "level",
+        |c| &mut c.log.level,
+        "`error`, `warn`, `info`, `debug` or `trace`; parts of the program can differ: `info,zwerm_raft=debug`.",
+    ),
+    key("format", |c| &mut c.log.format, "Form of a line."),
+];

@@ -1,0 +1,264 @@
+//! Configuration: what was written (file, environment, flags) becomes what it means.
+//!
+//! [`Config`] is the meaning; nothing behind it parses or defaults again. `keys` is the one table from
+//! which loading, `serve --check` and docs/configuration.md are made, so that none of them can drift.
+//! Knows no socket and no broker. Start at [`Config::load`].
+
+mod check;
+mod error;
+mod keys;
+mod load;
+mod show;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+
+use value::{Limits, Setting, Value, choices};
+
+pub use error::{ConfigError, Origin};
+pub use load::{Override, Sources};
+pub use show::reference;
+pub use value::ByteSize;
+
+/// What a node was told, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Who it is.
+    pub node: NodeConfig,
+    /// How it meets other nodes.
+    pub cluster: ClusterConfig,
+    /// Where clients connect; at least one.
+    pub listeners: Vec<ListenerConfig>,
+    /// Where people and probes connect.
+    pub http: HttpConfig,
+    /// What clients may do.
+    pub mqtt: MqttConfig,
+    /// How it keeps data.
+    pub storage: StorageConfig,
+    /// What it says about itself.
+    pub log: LogConfig,
+}
+
+/// `[node]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeConfig {
+    /// For people; in Kubernetes the pod's name.
+    pub name: String,
+    /// One node's data, used by one process at a time.
+    pub data_dir: PathBuf,
+}
+
+/// `[cluster]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterConfig {
+    /// Where other nodes connect.
+    pub listen: SocketAddr,
+    /// `host:port` that other nodes are told; `None`: the listen address.
+    pub advertise: Option<String>,
+    /// `host:port` of other nodes; may include this one.
+    pub peers: Vec<String>,
+    /// How many empty nodes must see each other to form a cluster.
+    pub bootstrap_expect: u16,
+    /// Number of shards of a cluster that this node helps to form.
+    pub shards: u32,
+}
+
+impl ClusterConfig {
+    /// The `host:port` that other nodes use to reach this one.
+    #[must_use]
+    pub fn advertised(&self) -> String {
+        self.advertise.clone().unwrap_or_else(|| self.listen.to_string())
+    }
+}
+
+/// One `[[listener]]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// What is spoken there.
+    pub kind: ListenerKind,
+    /// Where.
+    pub bind: SocketAddr,
+    /// Clients at a time.
+    pub max_connections: usize,
+}
+
+choices! {
+    /// What a listener speaks.
+    ListenerKind {
+        /// MQTT over TCP.
+        Mqtt = "mqtt",
+    }
+    later: ["mqtts", "ws", "wss"]
+}
+
+/// `[http]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// Where health, metrics and the API are served.
+    pub bind: SocketAddr,
+}
+
+/// `[mqtt]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MqttConfig {
+    /// Always true in this version: there is no user store yet.
+    pub allow_anonymous: bool,
+    /// Bytes of a whole packet from a client.
+    pub max_packet_size: ByteSize,
+    /// Unacknowledged QoS 1/2 messages that the broker takes from a client.
+    pub receive_maximum: NonZeroU16,
+    /// Topic aliases that a client may set.
+    pub topic_alias_maximum: u16,
+    /// Highest QoS of a publish: 0, 1 or 2.
+    pub max_qos: u16,
+    /// Whether retained messages are kept.
+    pub retain_available: bool,
+    /// Whether filters may hold wildcards.
+    pub wildcard_subscriptions: bool,
+    /// Whether `$share/…` is served.
+    pub shared_subscriptions: bool,
+    /// Whether subscriptions may have identifiers.
+    pub subscription_identifiers: bool,
+    /// Seconds; a client that asks for more, or for none, is given this. 0: no limit.
+    pub keep_alive_maximum: u16,
+    /// Unacknowledged QoS 1/2 messages on the way to a client.
+    pub max_inflight: NonZeroU16,
+    /// Messages that wait for a client.
+    pub max_queued_messages: usize,
+    /// Bytes of payload that wait for a client.
+    pub max_queued_bytes: ByteSize,
+    /// Which member of a shared group gets a message.
+    pub shared_strategy: SharedStrategy,
+    /// Whether a client may leave its id to the broker.
+    pub allow_zero_length_client_id: bool,
+    /// Whether control characters and non-characters in strings are refused.
+    pub strict_utf8: bool,
+    /// What a client with overlapping subscriptions gets.
+    pub overlapping: Overlapping,
+}
+
+choices! {
+    /// How the member of a shared group is chosen.
+    SharedStrategy {
+        /// Any, with equal chance.
+        Random = "random",
+        /// One after the other.
+        RoundRobin = "round_robin",
+        /// The same one as long as it is there.
+        Sticky = "sticky",
+        /// One on the publisher's node if there is one.
+        Local = "local",
+        /// By the publisher's client id.
+        HashClient = "hash_client",
+        /// By the topic.
+        HashTopic = "hash_topic",
+    }
+    later: []
+}
+
+choices! {
+    /// What a client gets when several of its subscriptions match (MQTT 5.0 section 3.3.4).
+    Overlapping {
+        /// A copy per matching subscription.
+        Each = "each",
+        /// One copy with all identifiers and the highest QoS.
+        Merged = "merged",
+    }
+    later: []
+}
+
+/// `[storage]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageConfig {
+    /// When a write counts as stored.
+    pub sync: SyncMode,
+}
+
+choices! {
+    /// When a write counts as stored.
+    SyncMode {
+        /// When it is on the disk.
+        Fsync = "fsync",
+        /// When the operating system has it: lost if the machine, not the process, fails.
+        Os = "os",
+    }
+    later: []
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Filter directives as tracing-subscriber reads them.
+    pub level: String,
+    /// Form of a line.
+    pub format: LogFormat,
+}
+
+choices! {
+    /// Form of a log line.
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// For machines.
+        Json = "json",
+    }
+    later: []
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+impl Default for ListenerConfig {
+    fn default() -> Self {
+        Self { kind: ListenerKind::Mqtt, bind: loopback(1883), max_connections: 100_000 }
+    }
+}
+
+impl Default for MqttConfig {
+    fn default() -> Self {
+        Self {
+            allow_anonymous: true,
+            max_packet_size: ByteSize(1 << 20),
+            receive_maximum: NonZeroU16::MIN.saturating_add(1023),
+            topic_alias_maximum: 64,
+            max_qos: 2,
+            retain_available: true,
+            wildcard_subscriptions: true,
+            shared_subscriptions: true,
+            subscription_identifiers: true,
+            keep_alive_maximum: 0,
+            max_inflight: NonZeroU16::MIN.saturating_add(255),
+            max_queued_messages: 10_000,
+            max_queued_bytes: ByteSize(16 << 20),
+            shared_strategy: SharedStrategy::Local,
+            allow_zero_length_client_id: true,
+            strict_utf8: false,
+            overlapping: Overlapping::Each,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node: NodeConfig { name: "node-1".into(), data_dir: "./zwerm-data".into() },
+            cluster: ClusterConfig {
+                listen: loopback(7100),
+                advertise: None,
+                peers: Vec::new(),
+                bootstrap_expect: 1,
+                shards: 16,
+            },
+            listeners: vec![ListenerConfig::default()],
+            http: HttpConfig { bind: loopback(8080) },
+            mqtt: MqttConfig::default(),
+            storage: StorageConfig { sync: SyncMode::Fsync },
+            log: LogConfig { level: "info".into(), format: LogFormat::Text },
+        }
+    }
+}

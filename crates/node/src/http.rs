@@ -1,0 +1,142 @@
+//! One HTTP GET: what `status` and `up` ask of nodes.
+//!
+//! Plain HTTP to an address; no TLS, no redirects. Start at [`get`].
+
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// Largest answer taken, in bytes.
+const LARGEST_ANSWER: usize = 16 << 20;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HttpError {
+    /// What was given is no address of an HTTP port.
+    #[error("{0:?} is no HTTP address, like http://127.0.0.1:8080")]
+    Address(String),
+    /// Nobody listens there, or the network is down.
+    #[error("cannot connect to {at}: {source}")]
+    Connect {
+        /// `host:port`
+        at: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Somebody listens but does not answer in time.
+    #[error("{at} did not answer within {within:?}")]
+    Timeout {
+        /// `host:port`
+        at: String,
+        /// How long it was waited for.
+        within: Duration,
+    },
+    /// It is not HTTP, or it broke off.
+    #[error("{at} gave no proper HTTP answer: {problem}")]
+    Exchange {
+        /// `host:port`
+        at: String,
+        /// What went wrong.
+        problem: String,
+    },
+}
+
+/// An HTTP port: `host:port`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HttpAddress(String);
+
+impl HttpAddress {
+    /// Reads `http://host[:port][/]` or `host:port`.
+    pub(crate) fn parse(text: &str) -> Result<Self, HttpError> {
+        let wrong = || HttpError::Address(text.to_owned());
+        let uri: Uri = text.trim_end_matches('/').parse().map_err(|_| wrong())?;
+        let authority = uri.authority().ok_or_else(wrong)?;
+        if uri.scheme_str().is_some_and(|scheme| scheme != "http") || !matches!(uri.path(), "" | "/") {
+            return Err(wrong());
+        }
+        Ok(Self(format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80))))
+    }
+}
+
+impl From<std::net::SocketAddr> for HttpAddress {
+    fn from(address: std::net::SocketAddr) -> Self {
+        Self(address.to_string())
+    }
+}
+
+impl std::fmt::Display for HttpAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Asks for `path` and gives the answer's code and body, all within `within`.
+pub(crate) async fn get(
+    address: &HttpAddress,
+    path: &str,
+    within: Duration,
+) -> Result<(StatusCode, Bytes), HttpError> {
+    match tokio::time::timeout(within, exchange(&address.0, path)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(HttpError::Timeout { at: address.0.clone(), within }),
+    }
+}
+
+async fn exchange(at: &str, path: &str) -> Result<(StatusCode, Bytes), HttpError> {
+    let broken =
+        |error: &dyn std::error::Error| HttpError::Exchange { at: at.to_owned(), problem: error.to_string() };
+    let stream =
+        TcpStream::connect(at).await.map_err(|source| HttpError::Connect { at: at.to_owned(), source })?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
+    let request = Request::get(path)
+        .header("host", at)
+        .header("connection", "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|e| broken(&e))?;
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(|e| broken(&e))?;
+        let code = response.status();
+        let body = Limited::new(response.into_body(), LARGEST_ANSWER)
+            .collect()
+            .await
+            .map_err(|e| broken(&*e))?
+            .to_bytes();
+        Ok((code, body))
+    };
+    // the connection moves the bytes; it is driven here, beside the request, not in a task of its own
+    let mut connection = std::pin::pin!(connection);
+    let mut answer = std::pin::pin!(answer);
+    tokio::select! {
+        done = &mut answer => done,
+        _ = &mut connection => answer.await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_with_and_without_scheme_and_port() {
+        let cases = [
+            ("http://127.0.0.1:8080", Some("127.0.0.1:8080")),
+            ("http://127.0.0.1:8080/", Some("127.0.0.1:8080")),
+            ("node-1:8081", Some("node-1:8081")),
+            ("http://node-1", Some("node-1:80")),
+            ("http://[::1]:8080", Some("[::1]:8080")),
+            ("https://node-1", None),
+            ("http://node-1/api", None),
+            ("/api", None),
+            ("", None),
+        ];
+        for (text, wanted) in cases {
+            let parsed = HttpAddress::parse(text).ok().map(|address| address.to_string());
+            assert_eq!(parsed.as_deref(), wanted, "{text}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The zwerm program: command line, configuration, identity on disk, wiring, shutdown.
+//!
+//! A library so that tests run the same node as the program does. It knows no protocol and no Raft; it
+//! joins the crates that do. Start at [`main`], or at [`app::App`] for the wiring of one node.
+
+pub mod app;
+mod cli;
+pub mod config;
+mod http;
+pub mod identity;
+mod pubsub;
+mod serve;
+mod shutdown;
+mod status;
+mod telemetry;
+mod up;
+
+pub use cli::main;

@@ -1,0 +1,79 @@
+//! `zwerm status`: asks one node, and through what it knows all others, and shows the cluster.
+//!
+//! A node answers from its own memory only; merging the answers happens here. `report` merges, `table`
+//! draws. Start at [`run`].
+
+mod report;
+mod table;
+
+use std::io::{self, Write as _};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use futures::future::join_all;
+use zwerm_admin::{NodeRow, Status};
+
+use crate::http::{self, HttpAddress};
+use report::Report;
+
+const EXAMPLES: &str = "\
+Examples:
+  zwerm status                              through the node on 127.0.0.1:8080
+  zwerm status --http http://127.0.0.1:8081 through another one
+  zwerm status --json | jq '.groups[] | {group, leader, term}'
+
+A node that does not answer within a second is shown as unreachable, its numbers as `?`.";
+
+/// How long the first node may take.
+const FIRST_WITHIN: Duration = Duration::from_secs(5);
+/// How long each of the others may take; they are asked together.
+const OTHERS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Arguments of `zwerm status`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Arguments {
+    /// HTTP address of any node
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", env = "ZWERM_HTTP")]
+    http: String,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the state of the cluster.
+///
+/// # Errors
+/// When the given node does not answer.
+pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let first = HttpAddress::parse(&arguments.http)?;
+    let status = ask(&first, FIRST_WITHIN)
+        .await
+        .context("no status; is a node running there? Start a cluster with: zwerm up")?;
+    let others: Vec<&NodeRow> =
+        status.known.nodes.iter().filter(|node| node.id != status.known.node.id).collect();
+    let answers = join_all(others.iter().map(|node| ask_other(node))).await;
+    let answers = others.iter().map(|node| node.id).zip(answers).collect();
+    let report = Report::merge(status, answers);
+    let text =
+        if arguments.json { serde_json::to_string_pretty(&report)? + "\n" } else { table::draw(&report) };
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+async fn ask_other(node: &NodeRow) -> Result<Status, String> {
+    let address = HttpAddress::parse(&node.http_addr).map_err(|error| error.to_string())?;
+    ask(&address, OTHERS_WITHIN).await.map_err(|error| format!("{error:#}"))
+}
+
+async fn ask(address: &HttpAddress, within: Duration) -> anyhow::Result<Status> {
+    let (code, body) = http::get(address, "/api/v1/status", within).await?;
+    if !code.is_success() {
+        bail!("{address} answered {code}: it is no node of zwerm, or of another version");
+    }
+    serde_json::from_slice(&body)
+        .with_context(|| format!("{address} answered no status that this version of zwerm reads"))
+}
