@@ -184,6 +184,11 @@ impl Cluster {
         self.host.shutdown().await;
     }
 
+    /// Waits until this node belongs to a cluster; its id.
+    pub async fn cluster_id(&self) -> String {
+        self.formed().await.cluster_id.clone()
+    }
+
     /// Becomes the owner of a client id.
     ///
     /// # Errors

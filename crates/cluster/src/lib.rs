@@ -39,4 +39,5 @@ pub use shards::ShardError;
 pub use status::{ClusterStatus, Formed};
 pub use transport::{CallError, Dial, Incoming, Io, MemoryNet, PeerStream, TcpDial, tcp_incoming};
 
+pub use zwerm_machine::records::Node;
 pub use zwerm_raft::{Config as RaftConfig, GroupId, GroupStatus, NodeId, Role};

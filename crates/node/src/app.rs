@@ -1,88 +1,103 @@
 //! The wiring of one node: everything that runs is built, owned and ended here.
 //!
-//! So far the HTTP port; it says that the node is not ready. Start at [`App::build`], then [`App::run`].
+//! Nothing starts before all ports are taken and the volume is read; the end goes the other way round:
+//! clients first, then the cluster is told, HTTP last. Start at [`App::build`], then [`App::run`].
 
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use zwerm_admin::{
-    Exposition, NodeId, NodeStatus, NodeView, Readiness, Server, Sessions, Storage, ThisNode, Totals,
-};
+use zwerm_admin::Server;
+use zwerm_broker::{Broker, Unstarted};
+use zwerm_cluster::{Cluster, TcpDial, tcp_incoming};
+use zwerm_gateway::Gateway;
+use zwerm_store::{Engine, SledEngine};
 
 use crate::config::Config;
 use crate::identity::Identity;
+use crate::parts;
+use crate::view::View;
 
-/// One node, built but not running.
+/// One node, built: it takes part in its cluster, but serves no client yet.
 #[derive(Debug)]
 pub struct App {
-    http: TcpListener,
-    view: Arc<View>,
-}
-
-#[derive(Debug)]
-struct View {
     config: Config,
     identity: Identity,
-    started: Instant,
+    http: TcpListener,
+    cluster: Cluster,
+    broker: Broker,
+    engine: Arc<SledEngine>,
 }
 
-/// Runs.
+/// Builds a node and runs it until `shutdown` is cancelled and everything has ended.
+///
+/// # Errors
+/// When the node cannot start or one of its parts fails.
 pub async fn run(config: Config, identity: Identity, shutdown: CancellationToken) -> anyhow::Result<()> {
     App::build(config, identity).await?.run(shutdown).await
 }
 
+async fn listen(bind: std::net::SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(bind)
+        .await
+        .with_context(|| format!("cannot listen on {bind} ({key}); stop what uses it or choose another port"))
+}
+
 impl App {
-    /// Builds.
+    /// Takes the ports, opens the volume and joins the cluster. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// When a port is taken or the volume cannot be read.
     pub async fn build(config: Config, identity: Identity) -> anyhow::Result<Self> {
-        let bind = config.http.bind;
-        let http =
-            TcpListener::bind(bind).await.with_context(|| format!("cannot listen on {bind} (http.bind)"))?;
-        let view = View { config, identity, started: Instant::now() };
-        Ok(Self { http, view: Arc::new(view) })
+        let http = listen(config.http.bind, "http.bind").await?;
+        let peers = listen(config.cluster.listen, "cluster.listen").await?;
+        let engine = open_engine(&config, &identity).await?;
+        let unstarted = Unstarted::new(parts::broker(&config));
+        let (cluster, outbox) = Cluster::start(
+            parts::cluster(&config, &identity),
+            Arc::clone(&engine) as Arc<dyn Engine>,
+            Arc::new(TcpDial),
+            tcp_incoming(peers),
+            unstarted.door(),
+        )
+        .await
+        .context("this node cannot take part in its cluster")?;
+        let broker = Broker::start(unstarted, cluster.clone(), outbox);
+        Ok(Self { config, identity, http, cluster, broker, engine })
     }
 
-    /// Runs.
+    /// Serves clients until `shutdown` is cancelled and everything has ended.
+    ///
+    /// # Errors
+    /// When a client port is taken or HTTP fails.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let server = Server::start(self.http, self.view, shutdown.clone())?;
-        shutdown.cancelled().await;
+        let Self { config, mut identity, http, cluster, broker, engine } = self;
+        let gateway = Gateway::start(parts::gateway(&config), broker.clone(), &shutdown)?;
+        let storage = (config.storage.sync.as_str().to_owned(), engine);
+        let view = View::new(&identity, broker.clone(), gateway.counters(), storage, shutdown.clone());
+        // HTTP answers until the very end, so that probes see a node that is leaving.
+        let last = CancellationToken::new();
+        let server = Server::start(http, Arc::new(view), last.clone())?;
+        if let Some(cluster_id) = shutdown.run_until_cancelled(cluster.cluster_id()).await {
+            identity.set_cluster_id(&cluster_id)?;
+            shutdown.cancelled().await;
+        }
+        tracing::info!("stopping: closing client connections");
+        gateway.stopped().await;
+        tracing::info!("stopping: leaving the cluster");
+        broker.stop().await;
+        cluster.stop().await;
+        last.cancel();
         server.stopped().await?;
         Ok(())
     }
 }
 
-impl NodeView for View {
-    fn status(&self) -> NodeStatus {
-        NodeStatus {
-            cluster_id: self.identity.cluster_id().map(str::to_owned),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            node: ThisNode {
-                id: NodeId(self.identity.id),
-                name: self.identity.name.clone(),
-                incarnation: self.identity.incarnation,
-                uptime_s: self.started.elapsed().as_secs(),
-            },
-            readiness: self.readiness(),
-            nodes: Vec::new(),
-            groups: Vec::new(),
-            sessions: Sessions::default(),
-            totals: self.totals(),
-            storage: Storage { sync: self.config.storage.sync.as_str().to_owned(), size_bytes: None },
-        }
-    }
-    fn readiness(&self) -> Readiness {
-        Readiness::unless(vec!["this node is not a member of a cluster".to_owned()])
-    }
-    fn totals(&self) -> Totals {
-        Totals::default()
-    }
-    fn metrics(&self, out: &mut Exposition) {
-        out.gauge(
-            "uptime_seconds",
-            "time since this start of the node",
-            self.started.elapsed().as_secs_f64(),
-        );
-    }
+async fn open_engine(config: &Config, identity: &Identity) -> anyhow::Result<Arc<SledEngine>> {
+    let (path, mode) = (identity.database(), parts::sync_mode(config));
+    let shown = path.display().to_string();
+    let opened =
+        tokio::task::spawn_blocking(move || SledEngine::open(&path, parts::CACHE_BYTES, mode)).await?;
+    Ok(Arc::new(opened.with_context(|| format!("cannot open the database in {shown}"))?))
 }

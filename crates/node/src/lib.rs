@@ -8,11 +8,13 @@ mod cli;
 pub mod config;
 mod http;
 pub mod identity;
+mod parts;
 mod pubsub;
 mod serve;
 mod shutdown;
 mod status;
 mod telemetry;
 mod up;
+mod view;
 
 pub use cli::main;

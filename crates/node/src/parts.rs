@@ -1,0 +1,112 @@
+//! What the configuration means for each part of a node: one function per crate.
+//!
+//! Knows the defaults that no key sets. Start at [`cluster`].
+
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use zwerm_wire::QoS;
+
+use crate::config::{self, Config};
+use crate::identity::Identity;
+
+/// Bytes of sled's page cache.
+pub(crate) const CACHE_BYTES: u64 = 64 << 20;
+
+/// The part of the cluster that this node is.
+pub(crate) fn cluster(config: &Config, identity: &Identity) -> zwerm_cluster::Config {
+    let mqtt_addr = config.listeners.first().map(|listener| listener.bind.to_string());
+    zwerm_cluster::Config {
+        id: identity.id,
+        name: identity.name.clone(),
+        start: identity.incarnation,
+        cluster_addr: config.cluster.advertised(),
+        mqtt_addr: mqtt_addr.unwrap_or_default(),
+        http_addr: config.http.bind.to_string(),
+        peers: config.cluster.peers.clone(),
+        bootstrap_expect: usize::from(config.cluster.bootstrap_expect),
+        shards: config.cluster.shards,
+        raft: zwerm_cluster::RaftConfig::default(),
+        lease: zwerm_cluster::LeaseConfig::default(),
+        lanes: zwerm_cluster::forward::LaneLimits::default(),
+        clock: Arc::new(wall_clock_ms),
+    }
+}
+
+fn wall_clock_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The broker.
+pub(crate) fn broker(config: &Config) -> zwerm_broker::Config {
+    use zwerm_broker::{Overlapping, QueueLimits, SharedStrategy};
+    let mqtt = &config.mqtt;
+    let defaults = zwerm_broker::Config::default();
+    zwerm_broker::Config {
+        queue: QueueLimits {
+            messages: mqtt.max_queued_messages,
+            bytes: usize::try_from(mqtt.max_queued_bytes.0).unwrap_or(usize::MAX),
+            ..defaults.queue
+        },
+        overlapping: match mqtt.overlapping {
+            config::Overlapping::Each => Overlapping::Each,
+            config::Overlapping::Merged => Overlapping::Merged,
+        },
+        shared_strategy: match mqtt.shared_strategy {
+            config::SharedStrategy::Random => SharedStrategy::Random,
+            config::SharedStrategy::RoundRobin => SharedStrategy::RoundRobin,
+            config::SharedStrategy::Sticky => SharedStrategy::Sticky,
+            config::SharedStrategy::Local => SharedStrategy::Local,
+            config::SharedStrategy::HashClient => SharedStrategy::HashClient,
+            config::SharedStrategy::HashTopic => SharedStrategy::HashTopic,
+        },
+        ..defaults
+    }
+}
+
+/// The gateway.
+pub(crate) fn gateway(config: &Config) -> zwerm_gateway::Config {
+    let listener = |listener: &config::ListenerConfig| zwerm_gateway::ListenerConfig {
+        bind: listener.bind,
+        max_connections: listener.max_connections,
+    };
+    zwerm_gateway::Config {
+        listeners: config.listeners.iter().map(listener).collect(),
+        limits: limits(&config.mqtt),
+        strict_utf8: config.mqtt.strict_utf8,
+        ..zwerm_gateway::Config::default()
+    }
+}
+
+fn limits(mqtt: &config::MqttConfig) -> zwerm_session::Limits {
+    zwerm_session::Limits {
+        keep_alive_maximum: NonZeroU16::new(mqtt.keep_alive_maximum),
+        receive_maximum: mqtt.receive_maximum,
+        topic_alias_maximum: mqtt.topic_alias_maximum,
+        max_packet_size: u32::try_from(mqtt.max_packet_size.0).unwrap_or(u32::MAX),
+        max_qos: match mqtt.max_qos {
+            0 => QoS::AtMostOnce,
+            1 => QoS::AtLeastOnce,
+            _ => QoS::ExactlyOnce,
+        },
+        retain_available: mqtt.retain_available,
+        wildcard_subscriptions: mqtt.wildcard_subscriptions,
+        shared_subscriptions: mqtt.shared_subscriptions,
+        subscription_identifiers: mqtt.subscription_identifiers,
+        // Durable sessions are not kept by this version.
+        session_expiry_maximum: 0,
+        max_inflight: mqtt.max_inflight,
+        allow_zero_length_client_id: mqtt.allow_zero_length_client_id,
+        ..zwerm_session::Limits::default()
+    }
+}
+
+/// How commits become durable.
+pub(crate) fn sync_mode(config: &Config) -> zwerm_store::SyncMode {
+    match config.storage.sync {
+        config::SyncMode::Fsync => zwerm_store::SyncMode::Fsync,
+        config::SyncMode::Os => zwerm_store::SyncMode::Os,
+    }
+}

@@ -1,0 +1,260 @@
+//! What the HTTP port shows of this node: the parts' own numbers, put into the admin's words.
+//!
+//! Asks no other node and waits for nothing. Start at [`View`].
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use zwerm_admin::{
+    Exposition, GroupRow, GroupState, Lag, NodeId, NodeRow, NodeState, NodeStatus, NodeView, Readiness,
+    Sessions, Storage, ThisNode, Totals, VoterRole,
+};
+use zwerm_broker::Broker;
+use zwerm_cluster::{ClusterStatus, Formed, GroupId, GroupStatus, Role};
+use zwerm_gateway::Counters;
+use zwerm_store::{Engine, SledEngine};
+
+use crate::identity::Identity;
+
+const CONTROL: GroupId = GroupId(0);
+
+/// One node as its HTTP port shows it.
+#[derive(Debug)]
+pub(crate) struct View {
+    id: u64,
+    name: String,
+    started: Instant,
+    broker: Broker,
+    gateway: Arc<Counters>,
+    sync: String,
+    engine: Arc<SledEngine>,
+    stopping: CancellationToken,
+}
+
+impl View {
+    pub(crate) fn new(
+        identity: &Identity,
+        broker: Broker,
+        gateway: Arc<Counters>,
+        (sync, engine): (String, Arc<SledEngine>),
+        stopping: CancellationToken,
+    ) -> Self {
+        let (id, name) = (identity.id, identity.name.clone());
+        Self { id, name, started: Instant::now(), broker, gateway, sync, engine, stopping }
+    }
+
+    fn not_ready(&self, cluster: &ClusterStatus) -> Vec<String> {
+        if self.stopping.is_cancelled() {
+            return vec!["this node is stopping".to_owned()];
+        }
+        cluster.not_ready()
+    }
+
+    fn groups(&self, cluster: &ClusterStatus) -> Vec<GroupRow> {
+        cluster.groups.iter().map(|group| self.group(group)).collect()
+    }
+
+    fn group(&self, group: &GroupStatus) -> GroupRow {
+        let shard = group.id.0.checked_sub(1);
+        let view = shard.and_then(|shard| self.broker.cluster().shard_view(shard)).map(|view| view.state());
+        let index = |index: u64| (index > 0).then_some(index);
+        let follower = |(node, matched): (&u64, &u64)| Lag {
+            node: NodeId(*node),
+            entries: group.last_log.saturating_sub(*matched),
+        };
+        GroupRow {
+            group: shard.map_or_else(|| "control".to_owned(), |shard| format!("shard-{shard}")),
+            state: match group.state {
+                Role::Leader => GroupState::Leader,
+                Role::Follower => GroupState::Follower,
+                Role::Candidate => GroupState::Candidate,
+                Role::Learner => GroupState::Learner,
+            },
+            leader: group.leader.map(NodeId),
+            term: group.term,
+            voters: group.voters.iter().copied().map(NodeId).collect(),
+            last_log: index(group.last_log),
+            committed: index(group.committed),
+            applied: index(group.applied),
+            snapshot: index(group.snapshot),
+            lag: group.matched.iter().filter(|(node, _)| **node != self.id).map(follower).collect(),
+            clients: view.as_ref().map(|view| view.clients() as u64),
+            retained: view.as_ref().map(|view| view.retained_count() as u64),
+        }
+    }
+}
+
+fn nodes(cluster: &ClusterStatus) -> Vec<NodeRow> {
+    let control = cluster.groups.iter().find(|group| group.id == CONTROL);
+    let role = |id: u64| match control {
+        Some(control) if control.leader == Some(id) => VoterRole::Leader,
+        Some(control) if control.learners.contains(&id) => VoterRole::Learner,
+        _ => VoterRole::Voter,
+    };
+    let row = |node: &zwerm_cluster::Node| NodeRow {
+        id: NodeId(node.id),
+        name: node.name.clone(),
+        state: if node.up { NodeState::Up } else { NodeState::Down },
+        role: role(node.id),
+        incarnation: node.incarnation,
+        since_ms: node.since_ms,
+        cluster_addr: node.cluster_addr.clone(),
+        mqtt_addr: node.mqtt_addr.clone(),
+        http_addr: node.http_addr.clone(),
+    };
+    cluster.nodes.iter().map(row).collect()
+}
+
+impl NodeView for View {
+    fn status(&self) -> NodeStatus {
+        let cluster = self.broker.cluster().status();
+        NodeStatus {
+            cluster_id: match &cluster.formed {
+                Formed::Yes { cluster_id } => Some(cluster_id.clone()),
+                Formed::No { .. } => None,
+            },
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: ThisNode {
+                id: NodeId(self.id),
+                name: self.name.clone(),
+                incarnation: cluster.incarnation,
+                uptime_s: self.started.elapsed().as_secs(),
+            },
+            readiness: Readiness::unless(self.not_ready(&cluster)),
+            nodes: nodes(&cluster),
+            groups: self.groups(&cluster),
+            sessions: Sessions {
+                connected: self.broker.connections() as u64,
+                subscriptions: self.broker.subscriptions() as u64,
+                routes: cluster.routes as u64,
+            },
+            totals: self.totals(),
+            storage: Storage { sync: self.sync.clone(), size_bytes: self.engine.size_on_disk().ok() },
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        Readiness::unless(self.not_ready(&self.broker.cluster().status()))
+    }
+
+    fn totals(&self) -> Totals {
+        let (broker, gateway) = (self.broker.counters(), &self.gateway);
+        let dropped_by_gateway = gateway.messages_dropped_too_large_total.get()
+            + gateway.messages_dropped_expired_total.get()
+            + gateway.messages_dropped_unencodable_total.get();
+        let lanes =
+            self.broker.cluster().lanes.counters().dropped_full.load(std::sync::atomic::Ordering::Relaxed);
+        Totals {
+            connects: broker.attached.get(),
+            messages_in: gateway.messages_received_total.get(),
+            messages_out: gateway.messages_sent_total.get(),
+            messages_dropped: dropped_by_gateway
+                + broker.dropped_queue_full.get()
+                + broker.dropped_expired.get()
+                + lanes,
+            bytes_in: gateway.bytes_received_total.get(),
+            bytes_out: gateway.bytes_sent_total.get(),
+        }
+    }
+
+    fn metrics(&self, out: &mut Exposition) {
+        let cluster = self.broker.cluster().status();
+        out.gauge(
+            "uptime_seconds",
+            "time since this start of the node",
+            self.started.elapsed().as_secs_f64(),
+        );
+        out.gauge("ready", "1 when clients may be sent here", f64::from(self.not_ready(&cluster).is_empty()));
+        self.connection_metrics(out);
+        self.message_metrics(out);
+        cluster_metrics(&cluster, out);
+        if let Ok(bytes) = self.engine.size_on_disk() {
+            out.gauge("store_size_bytes", "the database on disk", bytes as f64);
+        }
+        out.gauges("store_sync_info", "how commits become durable", [([("mode", self.sync.as_str())], 1.0)]);
+    }
+}
+
+impl View {
+    fn connection_metrics(&self, out: &mut Exposition) {
+        let (broker, gateway) = (self.broker.counters(), &self.gateway);
+        out.gauge("connections", "open connections", gateway.connections_current.get() as f64);
+        out.gauge("sessions", "clients attached to this node", self.broker.connections() as f64);
+        out.gauge(
+            "subscriptions",
+            "subscriptions of clients of this node",
+            self.broker.subscriptions() as f64,
+        );
+        out.counter("connections", "connections accepted", gateway.connections_total.get());
+        out.counter(
+            "connections_refused",
+            "connections over a limit",
+            gateway.connections_refused_total.get(),
+        );
+        out.counter("attached", "clients that became attached", broker.attached.get());
+        out.counter("attach_failed", "CONNECTs without an agreed owner", broker.attach_failed.get());
+        let endings = gateway.endings_total().map(|(cause, count)| ([("cause", cause)], count));
+        out.counters("connections_ended", "connections ended, by cause", endings);
+        let malformed: Vec<(String, u64)> =
+            gateway.malformed_total().map(|(reason, count)| (format!("{reason:?}"), count)).collect();
+        let samples = malformed.iter().map(|(reason, count)| ([("reason", reason.as_str())], *count));
+        out.counters("malformed_packets", "packets refused by the codec, by reason code", samples);
+    }
+
+    fn message_metrics(&self, out: &mut Exposition) {
+        let (broker, gateway) = (self.broker.counters(), &self.gateway);
+        out.counter("packets_received", "MQTT packets from clients", gateway.packets_received_total.get());
+        out.counter("packets_sent", "MQTT packets to clients", gateway.packets_sent_total.get());
+        out.counter("received_bytes", "bytes from clients", gateway.bytes_received_total.get());
+        out.counter("sent_bytes", "bytes to clients", gateway.bytes_sent_total.get());
+        out.counter("messages_received", "PUBLISH from clients", gateway.messages_received_total.get());
+        out.counter("messages_sent", "PUBLISH to clients", gateway.messages_sent_total.get());
+        out.counter("messages_unmatched", "messages that nobody wanted", broker.unmatched.get());
+        out.counter("messages_forwarded_in", "messages from other nodes", broker.forwarded_in.get());
+        out.counter("messages_retained", "retained messages stored or deleted", broker.retained.get());
+        out.counter("messages_replayed", "retained messages sent at subscribe", broker.replayed.get());
+        out.counter("retained_reads_failed", "retained reads without a leader", broker.replays_failed.get());
+        out.counter("wills_published", "wills published by this node", broker.wills.get());
+        let lanes =
+            self.broker.cluster().lanes.counters().dropped_full.load(std::sync::atomic::Ordering::Relaxed);
+        let expired = broker.dropped_expired.get() + gateway.messages_dropped_expired_total.get();
+        let dropped = [
+            ([("reason", "queue_full")], broker.dropped_queue_full.get()),
+            ([("reason", "lane_full")], lanes),
+            ([("reason", "expired")], expired),
+            ([("reason", "too_large")], gateway.messages_dropped_too_large_total.get()),
+            ([("reason", "unencodable")], gateway.messages_dropped_unencodable_total.get()),
+        ];
+        out.counters("messages_dropped", "copies not delivered, by reason", dropped);
+        let kicked = [
+            ([("reason", "too_slow")], broker.kicked_slow.get()),
+            ([("reason", "taken_over")], broker.kicked_taken_over.get()),
+        ];
+        out.counters("clients_kicked", "clients disconnected by the broker, by reason", kicked);
+    }
+}
+
+fn cluster_metrics(cluster: &ClusterStatus, out: &mut Exposition) {
+    let up = cluster.nodes.iter().filter(|node| node.up).count();
+    let led = cluster.groups.iter().filter(|group| group.state == Role::Leader).count();
+    out.gauge(
+        "lease_seconds",
+        "what is left of this node's lease",
+        cluster.lease_left.unwrap_or_default().as_secs_f64(),
+    );
+    out.gauge("cluster_nodes_up", "nodes that are up", up as f64);
+    out.gauge("cluster_nodes", "nodes of the cluster", cluster.nodes.len() as f64);
+    out.gauge("cluster_routes", "pairs of node and filter", cluster.routes as f64);
+    out.gauge("raft_groups", "Raft groups on this node", cluster.groups.len() as f64);
+    out.gauge("raft_groups_led", "Raft groups that this node leads", led as f64);
+    out.gauge(
+        "retained_led",
+        "retained messages in shards that this node leads",
+        cluster.retained_led as f64,
+    );
+    out.gauge("clients_led", "client ids in shards that this node leads", cluster.clients_led as f64);
+    out.gauge("lanes_messages", "messages on their way to other nodes", cluster.lanes_held.0 as f64);
+    out.gauge("lanes_bytes", "bytes on their way to other nodes", cluster.lanes_held.1 as f64);
+    out.counter("messages_forwarded_out", "messages handed to lanes to other nodes", cluster.forwarded);
+}
