@@ -1,1 +1,21 @@
-//! carries bytes between sockets and sessions; one task owns one connection.
+//! Carries bytes between sockets and sessions; one task owns one connection.
+//!
+//! It accepts, reads, writes, paces and ends connections. What a packet means is the session's business, what
+//! becomes of a message the broker's. Start at [`Gateway::start`], then read `driver`.
+
+mod buffers;
+mod config;
+mod counters;
+mod delivery;
+mod driver;
+mod gateway;
+mod input;
+mod intake;
+mod link;
+mod listener;
+mod output;
+
+pub use config::{Config, ListenerConfig};
+pub use counters::{Counter, Counters};
+pub use gateway::{Gateway, StartError};
+pub use link::Link;

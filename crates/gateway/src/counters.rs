@@ -1,0 +1,195 @@
+//! What the gateway counts, as plain numbers for whoever shows them.
+//!
+//! Knows no exposition format. Connections add up their packets and bytes and count them once per wake-up, so
+//! that busy connections do not fight over these cache lines. Start at [`Counters`].
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use zwerm_session::Cause;
+use zwerm_wire::ReasonCode;
+
+/// One number that many tasks change. Relaxed: it orders nothing.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds to it.
+    pub fn add(&self, amount: u64) {
+        if amount > 0 {
+            self.0.fetch_add(amount, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds one.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Takes one away, for numbers that go both ways.
+    pub fn decrement(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The number now.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Why connections ended; the names are those of [`Cause::name`].
+const CAUSES: [&str; 7] = [
+    "disconnected",
+    "link_closed",
+    "connect_timeout",
+    "keep_alive_timeout",
+    "violation",
+    "refused",
+    "kicked",
+];
+
+/// Everything the gateway counts. Those named `_total` only grow.
+#[derive(Debug)]
+pub struct Counters {
+    /// Connections that are open now.
+    pub connections_current: Counter,
+    /// Connections that were accepted.
+    pub connections_total: Counter,
+    /// Connections that were closed at once, for there were too many.
+    pub connections_refused_total: Counter,
+    /// Connection tasks that ended by a panic: each is a bug.
+    pub connections_panicked_total: Counter,
+    /// Failures of the system to hand over a connection.
+    pub accept_errors_total: Counter,
+    /// MQTT packets from clients.
+    pub packets_received_total: Counter,
+    /// MQTT packets to clients.
+    pub packets_sent_total: Counter,
+    /// PUBLISH packets from clients.
+    pub messages_received_total: Counter,
+    /// PUBLISH packets to clients.
+    pub messages_sent_total: Counter,
+    /// Bytes from clients.
+    pub bytes_received_total: Counter,
+    /// Bytes to clients.
+    pub bytes_sent_total: Counter,
+    /// Messages not sent because they exceed the maximum packet size of their client.
+    pub messages_dropped_too_large_total: Counter,
+    /// Messages not sent because they expired while they waited.
+    pub messages_dropped_expired_total: Counter,
+    /// Messages not sent because no packet can hold them.
+    pub messages_dropped_unencodable_total: Counter,
+    malformed: [Counter; ReasonCode::ALL.len()],
+    endings: [Counter; CAUSES.len()],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            connections_current: Counter::default(),
+            connections_total: Counter::default(),
+            connections_refused_total: Counter::default(),
+            connections_panicked_total: Counter::default(),
+            accept_errors_total: Counter::default(),
+            packets_received_total: Counter::default(),
+            packets_sent_total: Counter::default(),
+            messages_received_total: Counter::default(),
+            messages_sent_total: Counter::default(),
+            bytes_received_total: Counter::default(),
+            bytes_sent_total: Counter::default(),
+            messages_dropped_too_large_total: Counter::default(),
+            messages_dropped_expired_total: Counter::default(),
+            messages_dropped_unencodable_total: Counter::default(),
+            malformed: std::array::from_fn(|_| Counter::default()),
+            endings: std::array::from_fn(|_| Counter::default()),
+        }
+    }
+}
+
+impl Counters {
+    /// Bytes that were no packet.
+    pub(crate) fn malformed(&self, reason: ReasonCode) {
+        let place = ReasonCode::ALL.iter().position(|code| *code == reason);
+        if let Some(counter) = place.and_then(|place| self.malformed.get(place)) {
+            counter.increment();
+        }
+    }
+
+    /// A connection ended.
+    pub(crate) fn ended(&self, cause: Cause) {
+        let place = CAUSES.iter().position(|name| *name == cause.name());
+        if let Some(counter) = place.and_then(|place| self.endings.get(place)) {
+            counter.increment();
+        }
+    }
+
+    /// Connections that sent what is no packet, by the reason they were told; those that never happened are
+    /// left out.
+    pub fn malformed_total(&self) -> impl Iterator<Item = (ReasonCode, u64)> {
+        let counted = ReasonCode::ALL.iter().zip(&self.malformed);
+        counted.map(|(reason, counter)| (*reason, counter.get())).filter(|(_, count)| *count > 0)
+    }
+
+    /// Connections that ended, by cause.
+    pub fn endings_total(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        CAUSES.iter().zip(&self.endings).map(|(name, counter)| (*name, counter.get()))
+    }
+}
+
+/// What one connection counted since its last wake-up.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) packets_received: u64,
+    pub(crate) packets_sent: u64,
+    pub(crate) messages_received: u64,
+    pub(crate) messages_sent: u64,
+    pub(crate) bytes_received: u64,
+    pub(crate) bytes_sent: u64,
+}
+
+impl Tally {
+    /// Adds it to what all connections counted.
+    pub(crate) fn count(&mut self, counters: &Counters) {
+        counters.packets_received_total.add(self.packets_received);
+        counters.packets_sent_total.add(self.packets_sent);
+        counters.messages_received_total.add(self.messages_received);
+        counters.messages_sent_total.add(self.messages_sent);
+        counters.bytes_received_total.add(self.bytes_received);
+        counters.bytes_sent_total.add(self.bytes_sent);
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zwerm_session::Deadline;
+
+    #[test]
+    fn every_cause_has_its_counter() {
+        let counters = Counters::default();
+        let reason = ReasonCode::ProtocolError;
+        for cause in [
+            Cause::Disconnected(reason),
+            Cause::LinkClosed,
+            Cause::TimedOut(Deadline::Connect),
+            Cause::TimedOut(Deadline::KeepAlive),
+            Cause::Violation(reason),
+            Cause::Refused(reason),
+            Cause::Kicked(reason),
+        ] {
+            counters.ended(cause);
+        }
+        assert!(counters.endings_total().all(|(_, count)| count == 1));
+    }
+
+    #[test]
+    fn malformed_bytes_are_counted_by_reason() {
+        let counters = Counters::default();
+        counters.malformed(ReasonCode::PacketTooLarge);
+        counters.malformed(ReasonCode::MalformedPacket);
+        counters.malformed(ReasonCode::PacketTooLarge);
+        let counted: Vec<_> = counters.malformed_total().collect();
+        assert_eq!(counted, [(ReasonCode::MalformedPacket, 1), (ReasonCode::PacketTooLarge, 2)]);
+    }
+}

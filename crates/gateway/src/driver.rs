@@ -1,0 +1,375 @@
+//! The loop that joins link, session and broker: one task per connection, the only writer of its link.
+//!
+//! Each turn does what can be done without waiting, a bounded amount of it: packets that came (`intake`),
+//! acknowledgements, deliveries (`delivery`), then one write. Then it waits for whatever makes more possible.
+//! Back-pressure is what it does not wait for: it does not read while the client's packets or its own bytes
+//! have nowhere to go. Start at [`run`].
+
+use std::future::{pending, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+use tracing::debug;
+use zwerm_broker::{Admission, Attachment, Broker, Detach};
+use zwerm_session::{Cause, Ending, Input, Session};
+use zwerm_wire::{Connect, Decoder, ReasonCode, Role};
+
+use crate::counters::Tally;
+use crate::input;
+use crate::link::Link;
+use crate::output::Output;
+use crate::{Config, Counters};
+
+/// SUBSCRIBE and UNSUBSCRIBE packets of one client that wait for the broker before no more is read.
+const MAX_ANSWERS: usize = 16;
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) broker: Broker,
+    pub(crate) counters: Arc<Counters>,
+    handshakes: Semaphore,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config, broker: Broker) -> Self {
+        let handshakes = Semaphore::new(config.max_handshakes.clamp(1, Semaphore::MAX_PERMITS));
+        Self { config, broker, counters: Arc::default(), handshakes }
+    }
+}
+
+/// Counts a connection as open as long as it lives, however it ends.
+struct Open(Arc<Counters>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections_current.decrement();
+    }
+}
+
+/// Serves one connection to its end.
+pub(crate) async fn run(link: impl Link, peer: SocketAddr, shared: Arc<Shared>, stop: CancellationToken) {
+    shared.counters.connections_current.increment();
+    let _open = Open(Arc::clone(&shared.counters));
+    let mut driver = Driver::new(link, peer, shared);
+    driver.serve(&stop).await;
+    driver.leave().await;
+}
+
+/// One connection.
+pub(crate) struct Driver<L> {
+    pub(crate) link: L,
+    pub(crate) peer: SocketAddr,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) session: Session,
+    pub(crate) decoder: Decoder,
+    pub(crate) input: input::Input,
+    pub(crate) output: Output,
+    pub(crate) attachment: Option<Attachment>,
+    /// CONNECT that the broker has not been asked about.
+    pub(crate) connect: Option<Box<Connect>>,
+    /// The broker took the last message but has no room for another. Nothing is read until it has.
+    pub(crate) busy: bool,
+    /// What the broker will say to SUBSCRIBE and UNSUBSCRIBE.
+    pub(crate) answers: FuturesUnordered<BoxFuture<'static, Input>>,
+    pub(crate) tally: Tally,
+    /// `input` may hold a whole packet.
+    pub(crate) backlog: bool,
+    /// The link may have bytes.
+    pub(crate) readable: bool,
+    /// The mailbox may have deliveries.
+    pub(crate) waiting: bool,
+}
+
+/// What ended a wait.
+enum Wake {
+    Stop,
+    Readable,
+    Writable,
+    Bell,
+    Room(Admission),
+    Answer(Input),
+    Deadline,
+    Broken(io::Error),
+}
+
+/// The timer of the session's deadline. Deadlines mostly move away with each packet; the timer is only set
+/// again when it went off too early, which is far less often.
+struct Alarm<'a> {
+    sleep: Pin<&'a mut Sleep>,
+    armed: Option<Instant>,
+}
+
+impl Alarm<'_> {
+    fn arm(&mut self, deadline: Option<Instant>) {
+        let Some(at) = deadline else { return };
+        if self.armed.is_none_or(|armed| at < armed) {
+            self.sleep.as_mut().reset(at);
+            self.armed = Some(at);
+        }
+    }
+}
+
+impl<L: Link> Driver<L> {
+    fn new(link: L, peer: SocketAddr, shared: Arc<Shared>) -> Self {
+        let config = &shared.config;
+        let session = Session::new(config.limits, Instant::now().into_std());
+        let decoder =
+            Decoder::new(Role::Server, config.limits.max_packet_size).strict_utf8(config.strict_utf8);
+        Self {
+            link,
+            peer,
+            session,
+            decoder,
+            shared,
+            input: input::Input::default(),
+            output: Output::default(),
+            attachment: None,
+            connect: None,
+            busy: false,
+            answers: FuturesUnordered::new(),
+            tally: Tally::default(),
+            backlog: false,
+            readable: false,
+            waiting: false,
+        }
+    }
+
+    async fn serve(&mut self, stop: &CancellationToken) {
+        let mut stopped = pin!(stop.cancelled());
+        let sleep = pin!(sleep_until(Instant::now()));
+        let mut alarm = Alarm { sleep, armed: None };
+        loop {
+            self.turn(Instant::now());
+            if self.session.is_closed() {
+                return;
+            }
+            if let Some(connect) = self.connect.take() {
+                Box::pin(self.attach(connect)).await;
+            } else if self.has_work() {
+                tokio::task::yield_now().await;
+            } else {
+                alarm.arm(self.session.deadline().map(|(at, _)| at.into()));
+                let wake = self.wait(&mut alarm, stopped.as_mut()).await;
+                self.woken(wake, &mut alarm);
+            }
+        }
+    }
+
+    /// Does what can be done now, then writes once.
+    fn turn(&mut self, now: Instant) {
+        self.heed_kick(now);
+        self.take_packets(now);
+        self.take_accepted(now);
+        self.take_deliveries(now);
+        self.write(now);
+        self.tally.count(&self.shared.counters);
+    }
+
+    /// The turn ended because it had done enough, not because nothing was left.
+    fn has_work(&self) -> bool {
+        (self.may_read() && (self.backlog || self.readable)) || (self.may_deliver() && self.waiting)
+    }
+
+    /// Packets of the client have somewhere to go.
+    pub(crate) fn may_read(&self) -> bool {
+        let ready = !self.session.is_closed() && !self.session.is_attaching();
+        ready && !self.broker_is_behind() && self.has_room()
+    }
+
+    /// The client has to wait for a reason that is not its own.
+    fn broker_is_behind(&self) -> bool {
+        self.busy
+            || self.answers.len() >= MAX_ANSWERS
+            || self.session.pending() >= self.shared.config.max_pending
+    }
+
+    /// Messages have somewhere to go: QoS 0 waits behind a closed window too, to keep its place.
+    pub(crate) fn may_deliver(&self) -> bool {
+        self.session.window() > 0 && self.has_room()
+    }
+
+    pub(crate) fn has_room(&self) -> bool {
+        self.output.len() < self.shared.config.write_buffer_bytes
+    }
+
+    pub(crate) fn feed(&mut self, input: Input, now: Instant) {
+        self.session.handle(input, now.into_std());
+        self.act(now);
+    }
+
+    fn heed_kick(&mut self, now: Instant) {
+        if let Some(reason) = self.attachment.as_ref().and_then(Attachment::kicked) {
+            self.feed(Input::Kicked(reason), now);
+        }
+    }
+
+    fn write(&mut self, now: Instant) {
+        if self.output.is_empty() {
+            return;
+        }
+        let was_full = !self.has_room();
+        match self.output.write(&mut self.link) {
+            Ok(written) => {
+                self.tally.bytes_sent += written as u64;
+                if was_full && written > 0 {
+                    // it could not be heard meanwhile, but it takes what it is sent
+                    self.feed(Input::Alive, now);
+                }
+            }
+            Err(error) => self.broken(&error, now),
+        }
+    }
+
+    pub(crate) fn broken(&mut self, error: &io::Error, now: Instant) {
+        debug!(peer = %self.peer, %error, "connection lost");
+        self.feed(Input::LinkClosed, now);
+    }
+
+    /// Asks the broker for the client id. The connection does nothing else meanwhile; the broker bounds it.
+    async fn attach(&mut self, connect: Box<Connect>) {
+        let shared = Arc::clone(&self.shared);
+        let permit = shared.handshakes.acquire().await;
+        let result = shared.broker.attach(&connect).await;
+        drop(permit);
+        let input = match result {
+            Ok(attached) => {
+                self.attachment = Some(attached.attachment);
+                self.waiting = true;
+                Input::Attached(zwerm_session::Attached {
+                    session_present: attached.session_present,
+                    assigned_client_id: attached.assigned_client_id,
+                    session_expiry: attached.session_expiry,
+                })
+            }
+            Err(error) => {
+                debug!(peer = %self.peer, %error, "refused");
+                Input::Refused(error.reason())
+            }
+        };
+        self.feed(input, Instant::now());
+    }
+
+    async fn wait(
+        &mut self,
+        alarm: &mut Alarm<'_>,
+        stopped: Pin<&mut WaitForCancellationFuture<'_>>,
+    ) -> Wake {
+        let (reading, writing) = (self.may_read(), !self.output.is_empty());
+        let (link, answers, attachment) = (&self.link, &mut self.answers, self.attachment.as_mut());
+        let attached = attachment.is_some();
+        tokio::select! {
+            biased;
+            () = stopped => Wake::Stop,
+            result = poll_fn(|context| link.poll_readable(context)), if reading => {
+                result.map_or_else(Wake::Broken, |()| Wake::Readable)
+            }
+            result = poll_fn(|context| link.poll_writable(context)), if writing => {
+                result.map_or_else(Wake::Broken, |()| Wake::Writable)
+            }
+            wake = hear_broker(attachment, self.busy), if attached => wake,
+            Some(answer) = answers.next(), if !answers.is_empty() => Wake::Answer(answer),
+            () = alarm.sleep.as_mut(), if alarm.armed.is_some() => Wake::Deadline,
+        }
+    }
+
+    fn woken(&mut self, wake: Wake, alarm: &mut Alarm<'_>) {
+        let now = Instant::now();
+        match wake {
+            Wake::Stop => self.feed(Input::Kicked(ReasonCode::ServerShuttingDown), now),
+            Wake::Readable => self.readable = true,
+            Wake::Bell => self.waiting = true,
+            Wake::Room(admission) => {
+                // it may have heard the bell, too
+                self.waiting = true;
+                self.busy = admission == Admission::Busy;
+            }
+            Wake::Writable => {}
+            Wake::Answer(answer) => self.feed(answer, now),
+            Wake::Deadline => {
+                alarm.armed = None;
+                let input = if self.broker_is_behind() { Input::Alive } else { Input::Tick };
+                self.feed(input, now);
+            }
+            Wake::Broken(error) => self.broken(&error, now),
+        }
+    }
+
+    /// Gives the client id back and closes the link, side by side: neither waits for the other.
+    async fn leave(self) {
+        let unknown = Ending { fire_will: true, session_expiry: None, cause: Cause::LinkClosed };
+        let ending = self.session.ending().unwrap_or(unknown);
+        let cause = ending.cause;
+        debug!(peer = %self.peer, ?cause, "connection ended");
+        self.shared.counters.ended(cause);
+        let attachment = self.attachment;
+        let detach = async {
+            if let Some(attachment) = attachment {
+                let Ending { fire_will, session_expiry, .. } = ending;
+                Box::pin(attachment.detach(Detach { fire_will, session_expiry })).await;
+            }
+        };
+        let last_words = last_words(self.link, self.output, cause);
+        let close = async {
+            // what does not get through in time is lost: the client knows how to come back
+            let _in_time = timeout(self.shared.config.close_timeout, last_words).await.is_ok();
+        };
+        tokio::join!(detach, close);
+    }
+}
+
+/// Waits for room if there is none, else for the bell.
+async fn hear_broker(attachment: Option<&mut Attachment>, busy: bool) -> Wake {
+    match attachment {
+        Some(attachment) if busy => Wake::Room(attachment.wait_room().await),
+        Some(attachment) => {
+            attachment.wait().await;
+            Wake::Bell
+        }
+        None => pending().await,
+    }
+}
+
+/// Writes what is left and closes.
+async fn last_words(mut link: impl Link, mut output: Output, cause: Cause) {
+    if cause == Cause::LinkClosed {
+        return;
+    }
+    while !output.is_empty() {
+        let ready = poll_fn(|context| link.poll_writable(context)).await;
+        if ready.is_err() || output.write(&mut link).is_err() {
+            return;
+        }
+    }
+    let said_no_more = link.finish();
+    if said_no_more.is_ok() && !matches!(cause, Cause::Disconnected(_)) {
+        listen_out(link).await;
+    }
+}
+
+/// Reads and forgets until the other side closes too. Closing with bytes unread would make the system reset
+/// the connection, and the client might never see why it was closed.
+async fn listen_out(mut link: impl Link) {
+    let mut ignored = bytes::BytesMut::new();
+    loop {
+        ignored.clear();
+        ignored.reserve(1024);
+        if poll_fn(|context| link.poll_readable(context)).await.is_err() {
+            return;
+        }
+        match link.read(&mut ignored) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
+}

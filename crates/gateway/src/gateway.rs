@@ -1,0 +1,82 @@
+//! The whole gateway: its listeners, what they share, and its end.
+//!
+//! Knows no configuration file and no signals. Start at [`Gateway::start`].
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use thiserror::Error;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use zwerm_broker::Broker;
+
+use crate::driver::Shared;
+use crate::listener::Listener;
+use crate::{Config, Counters};
+
+/// Why the gateway did not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// An address cannot be listened at: taken, not of this machine, or not allowed.
+    #[error("cannot listen for MQTT clients at {bind}: {source}")]
+    Bind {
+        /// The address.
+        bind: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+/// A running gateway. Dropped without [`stopped`](Self::stopped) it cuts every connection.
+#[derive(Debug)]
+pub struct Gateway {
+    addresses: Vec<SocketAddr>,
+    counters: Arc<Counters>,
+    listeners: JoinSet<()>,
+}
+
+impl Gateway {
+    /// Opens every listener and serves clients until `shutdown` is cancelled. Must be called within a Tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// An address cannot be listened at; then none is.
+    pub fn start(config: Config, broker: Broker, shutdown: &CancellationToken) -> Result<Self, StartError> {
+        let open = |config: &crate::ListenerConfig| {
+            let listener = Listener::bind(*config)?;
+            Ok((listener.address()?, listener))
+        };
+        let opened = config.listeners.iter().map(|listener| {
+            open(listener).map_err(|source: io::Error| StartError::Bind { bind: listener.bind, source })
+        });
+        let opened = opened.collect::<Result<Vec<_>, _>>()?;
+        let shared = Arc::new(Shared::new(config, broker));
+        let mut gateway =
+            Self { addresses: Vec::new(), counters: Arc::clone(&shared.counters), listeners: JoinSet::new() };
+        for (address, listener) in opened {
+            info!(%address, "listening for MQTT clients");
+            gateway.addresses.push(address);
+            gateway.listeners.spawn(listener.run(Arc::clone(&shared), shutdown.child_token()));
+        }
+        Ok(gateway)
+    }
+
+    /// Where clients are waited for, in the order of the configuration, with the ports the system chose.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Returns when, after the shutdown was asked for, every connection has ended.
+    pub async fn stopped(mut self) {
+        while self.listeners.join_next().await.is_some() {}
+    }
+}

@@ -1,0 +1,124 @@
+//! From the link to the session and on: bytes become packets, packets become what the session makes of them.
+//!
+//! Knows no rules of MQTT. Start at `Driver::take_packets`.
+
+use std::io;
+
+use tokio::time::Instant;
+use tracing::debug;
+use zwerm_broker::Admission;
+use zwerm_session::{Input, Output};
+use zwerm_wire::{DecodeError, Packet, Protocol, Publish, ReasonCode, Subscribe, Unsubscribe, encode_within};
+
+use crate::driver::Driver;
+use crate::input::Filled;
+use crate::link::Link;
+
+/// Packets of one client that are handled before others get their turn.
+const PACKETS_PER_TURN: usize = 512;
+
+impl<L: Link> Driver<L> {
+    /// Handles the packets that came, reading as long as there is more, up to a turn's worth.
+    pub(crate) fn take_packets(&mut self, now: Instant) {
+        let mut left = PACKETS_PER_TURN;
+        while left > 0 && self.may_read() && (self.backlog || self.readable) {
+            if !self.backlog {
+                self.fill(now);
+                continue;
+            }
+            match self.decoder.decode(self.input.bytes()) {
+                Ok(Some(packet)) => {
+                    left -= 1;
+                    self.tally.packets_received += 1;
+                    self.tally.messages_received += u64::from(matches!(packet, Packet::Publish(_)));
+                    self.feed(Input::Packet(packet), now);
+                }
+                Ok(None) => {
+                    self.backlog = false;
+                    self.input.settle();
+                }
+                Err(error) => self.malformed(error, now),
+            }
+        }
+    }
+
+    fn fill(&mut self, now: Instant) {
+        match self.input.fill(&mut self.link) {
+            Ok(Filled::End) => self.feed(Input::LinkClosed, now),
+            Ok(Filled::All(count)) => self.filled(count, false),
+            Ok(Filled::Some(count)) => self.filled(count, true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.readable = false,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => self.broken(&error, now),
+        }
+    }
+
+    fn filled(&mut self, count: usize, more: bool) {
+        self.tally.bytes_received += count as u64;
+        self.backlog = true;
+        self.readable = more;
+    }
+
+    fn malformed(&mut self, error: DecodeError, now: Instant) {
+        let reason = error.reason();
+        debug!(peer = %self.peer, %error, ?reason, "malformed");
+        self.shared.counters.malformed(reason);
+        let protocol = self.decoder.protocol();
+        self.feed(Input::Malformed { reason, text: error.to_string(), protocol }, now);
+    }
+
+    /// Does everything the session asks for.
+    pub(crate) fn act(&mut self, now: Instant) {
+        while let Some(output) = self.session.poll() {
+            match output {
+                Output::Attach(connect) => self.connect = Some(connect),
+                Output::Publish(publish) => self.publish(publish, now),
+                Output::Subscribe(subscribe) => self.subscribe(subscribe),
+                Output::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe),
+                Output::Send(packet) => self.send(&packet, now),
+                // the loop sees that the session is closed and leaves
+                Output::Close => {}
+            }
+        }
+    }
+
+    fn publish(&mut self, publish: Publish, now: Instant) {
+        let Some(attachment) = &mut self.attachment else { return };
+        self.busy = attachment.publish(publish, now) == Admission::Busy;
+    }
+
+    fn subscribe(&mut self, subscribe: Subscribe) {
+        let Some(attachment) = &mut self.attachment else { return };
+        let packet_id = subscribe.packet_id;
+        let reasons = attachment.subscribe(subscribe);
+        self.answers.push(Box::pin(async move { Input::Subscribed { packet_id, reasons: reasons.await } }));
+    }
+
+    fn unsubscribe(&mut self, unsubscribe: Unsubscribe) {
+        let Some(attachment) = &mut self.attachment else { return };
+        let packet_id = unsubscribe.packet_id;
+        let reasons = attachment.unsubscribe(unsubscribe);
+        self.answers.push(Box::pin(async move { Input::Unsubscribed { packet_id, reasons: reasons.await } }));
+    }
+
+    /// Hands the session the broker's word on messages, in order of their arrival.
+    pub(crate) fn take_accepted(&mut self, now: Instant) {
+        while let Some(accepted) = self.attachment.as_mut().and_then(|attachment| attachment.next_accepted())
+        {
+            self.feed(Input::Accepted { packet_id: accepted.packet_id, reason: accepted.reason }, now);
+        }
+    }
+
+    fn send(&mut self, packet: &Packet, now: Instant) {
+        let protocol = self.session.protocol().or(self.decoder.protocol()).unwrap_or(Protocol::V311);
+        let limit = self.session.client_maximum_packet_size().unwrap_or(u32::MAX);
+        match encode_within(packet, protocol, limit, self.output.tail()) {
+            Ok(()) => self.tally.packets_sent += 1,
+            Err(error) => {
+                // an answer that the client forbids us to give: without it, it would wait for ever
+                debug!(peer = %self.peer, %error, "cannot answer");
+                self.session.handle(Input::Kicked(ReasonCode::PacketTooLarge), now.into_std());
+            }
+        }
+    }
+}

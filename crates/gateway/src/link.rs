@@ -1,0 +1,81 @@
+//! What the driver needs of a connection: bytes in, bytes out, and word when either is possible.
+//!
+//! A link waits for bytes without a buffer to put them into: reading and writing never wait, waiting never
+//! reads. TCP is one; whatever else carries MQTT (TLS, WebSocket) becomes one. Knows no MQTT.
+//! Start at [`Link`].
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::BytesMut;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
+
+/// A connection that carries bytes both ways. One task owns it.
+pub trait Link: Send + 'static {
+    /// Ready when a read would not block; an error and the end count as bytes.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Ready when a write would not block.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Appends what has come to the free capacity of `buffer`. 0 is the end.
+    ///
+    /// # Errors
+    /// `WouldBlock` if nothing has come; else the connection is broken.
+    fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize>;
+
+    /// Takes some of the bytes, in order, and says how many.
+    ///
+    /// # Errors
+    /// `WouldBlock` if none can be taken now; else the connection is broken.
+    fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// Says that nothing more will be written.
+    ///
+    /// # Errors
+    /// `WouldBlock` if it cannot be said now; else the connection is broken.
+    fn finish(&mut self) -> io::Result<()>;
+}
+
+/// What Tokio's streams do when they have no task to wake: a partial read or write tells them that the
+/// socket is drained or full, which saves the system call that would only say `WouldBlock`.
+fn at_once<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
+    match poll {
+        Poll::Ready(result) => result,
+        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+    }
+}
+
+impl Link for TcpStream {
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(context)
+    }
+
+    fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_write_ready(context)
+    }
+
+    fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        let mut context = Context::from_waker(Waker::noop());
+        at_once(poll_read_buf(Pin::new(self), &mut context, buffer))
+    }
+
+    fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut context = Context::from_waker(Waker::noop());
+        at_once(Pin::new(self).poll_write_vectored(&mut context, pieces))
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        let mut context = Context::from_waker(Waker::noop());
+        at_once(Pin::new(self).poll_shutdown(&mut context))
+    }
+}
