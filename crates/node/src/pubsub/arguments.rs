@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use bytestring::ByteString;
 use clap::{ArgAction, Args, ValueEnum};
@@ -160,8 +160,8 @@ impl ConnectArguments {
         let at = format!("{}:{}", self.host, self.port);
         let opening = async {
             let host = self.host.trim_start_matches('[').trim_end_matches(']');
-            let stream = TcpStream::connect((host, self.port)).await.with_context(|| {
-                format!("cannot connect to {at}; is the broker running? (-h and -p say where)")
+            let stream = TcpStream::connect((host, self.port)).await.map_err(|error| {
+                anyhow!("cannot connect to {at}: {error}; -h and -p say where the broker is")
             })?;
             stream.set_nodelay(true)?;
             Client::connect(stream, connect).await.with_context(|| format!("no session at {at}"))

@@ -9,7 +9,7 @@ mod table;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use futures::future::join_all;
 use zwerm_admin::{NodeRow, Status};
@@ -50,7 +50,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let first = HttpAddress::parse(&arguments.http)?;
     let status = ask(&first, FIRST_WITHIN)
         .await
-        .context("no status; is a node running there? Start a cluster with: zwerm up")?;
+        .map_err(|error| anyhow!("{error:#}; is a node running there? `zwerm up` starts a cluster"))?;
     let others: Vec<&NodeRow> =
         status.known.nodes.iter().filter(|node| node.id != status.known.node.id).collect();
     let answers = join_all(others.iter().map(|node| ask_other(node))).await;
