@@ -67,7 +67,7 @@ impl std::fmt::Debug for Host {
 pub struct FlushStats {
     /// Syncs of the engine.
     pub syncs: u64,
-    /// Requests that those syncs made durable (appends and votes).
+    /// Requests that those syncs made durable (appends, votes, truncations).
     pub requests: u64,
     /// Bytes committed.
     pub bytes: u64,

@@ -104,11 +104,9 @@ impl RaftStateMachine<Types> for Replica {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> Result<(), io::Error> {
-        // At a start openraft installs what it has just read from here.
-        if self.snapshots.meta().as_ref() != Some(meta) {
-            let (store, meta, data) = (Arc::clone(&self.snapshots), meta.clone(), snapshot.clone());
-            blocking(move || store.save(&meta, data)).await?;
-        }
+        // At a start openraft installs what it has just read from here: the store has it and does nothing.
+        let (store, saved, data) = (Arc::clone(&self.snapshots), meta.clone(), snapshot.clone());
+        blocking(move || store.save(&saved, data)).await?;
         let index = meta.last_log_id.map_or(0, |id| id.index);
         self.machine
             .restore(snapshot, index)

@@ -43,11 +43,6 @@ impl SnapshotStore {
         Ok(store)
     }
 
-    /// Description of the current snapshot.
-    pub(crate) fn meta(&self) -> Option<SnapshotMeta> {
-        self.current.lock().as_ref().map(|current| current.meta.clone())
-    }
-
     /// Reads the current snapshot.
     pub(crate) fn load(&self) -> Result<Option<Snapshot>, StoreError> {
         let current = self.current.lock();
@@ -135,4 +130,75 @@ fn parse(value: Bytes) -> Result<Current, StoreError> {
     let proto::SnapshotRecord { number, meta, bytes, chunks } = record;
     let meta = proto::required(meta, "snapshot meta").and_then(TryInto::try_into).map_err(damaged)?;
     Ok(Current { number, bytes, chunks, meta })
+}
+
+#[cfg(test)]
+mod tests {
+    use zwerm_store::MemoryEngine;
+
+    use super::*;
+    use crate::consensus::{LeaderId, LogId, StoredMembership};
+
+    fn meta(index: u64) -> SnapshotMeta {
+        let last_log_id = Some(LogId { leader_id: LeaderId { term: 3, node_id: 7 }, index });
+        let membership = openraft::Membership::new_with_defaults(vec![[7].into()], []);
+        SnapshotMeta { last_log_id, last_membership: StoredMembership::new(last_log_id, membership) }
+    }
+
+    fn chunks(engine: &dyn Engine) -> usize {
+        let (from, to) = ([RaftSnapshotChunk::PREFIX], [RaftSnapshotChunk::PREFIX + 1]);
+        engine.scan(&from, &to, usize::MAX, false).unwrap().len()
+    }
+
+    #[test]
+    fn a_newer_snapshot_replaces_the_older_one_durably_and_an_older_one_nothing() {
+        let engine = Arc::new(MemoryEngine::new());
+        let store = SnapshotStore::open(7, engine.clone()).unwrap();
+        assert!(store.load().unwrap().is_none());
+        store.save(&meta(10), vec![1; 200_000].into()).unwrap();
+        store.save(&meta(20), vec![2; 70_000].into()).unwrap();
+        store.save(&meta(15), vec![3; 10].into()).unwrap();
+        assert_eq!(chunks(engine.as_ref()), 2);
+        engine.crash();
+        let found = SnapshotStore::open(7, engine).unwrap().load().unwrap().unwrap();
+        assert_eq!((found.meta, found.snapshot), (meta(20), Bytes::from(vec![2; 70_000])));
+    }
+
+    #[test]
+    fn the_remains_of_an_unfinished_snapshot_are_removed_and_the_last_one_is_there() {
+        let engine = Arc::new(MemoryEngine::new());
+        let store = SnapshotStore::open(7, engine.clone()).unwrap();
+        store.save(&meta(10), Bytes::new()).unwrap();
+        store.write_chunks(2, vec![9; 300_000].into()).unwrap();
+        assert_eq!(chunks(engine.as_ref()), 1 + 5);
+        let store = SnapshotStore::open(7, engine.clone()).unwrap();
+        assert_eq!(chunks(engine.as_ref()), 1);
+        assert_eq!(store.load().unwrap().unwrap().snapshot, Bytes::new());
+    }
+
+    #[test]
+    fn a_missing_chunk_is_damage() {
+        let engine = Arc::new(MemoryEngine::new());
+        let store = SnapshotStore::open(7, engine.clone()).unwrap();
+        store.save(&meta(10), vec![1; 200_000].into()).unwrap();
+        let mut batch = Batch::new();
+        batch.delete(RaftSnapshotChunk::key(ChunkKey { group: 7, snapshot: 1, chunk: 2 }));
+        engine.commit(batch).unwrap();
+        assert!(matches!(store.load(), Err(StoreError::Damaged(_))));
+    }
+
+    #[test]
+    fn the_bytes_of_a_snapshot_record_are_frozen() {
+        let current = Current { number: 2, bytes: 300, chunks: 1, meta: meta(20) };
+        let record = record::encode(&proto::SnapshotRecord::from(&current));
+        let hex: String = record.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            hex,
+            "01080212380a0d080311070000000000000018141227\
+             0a0d080311070000000000000018141216\
+             0a0a0a080700000000000000120807000000000000001\
+             8ac022001"
+        );
+        assert_eq!(parse(record).unwrap().meta, current.meta);
+    }
 }

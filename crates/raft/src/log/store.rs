@@ -80,6 +80,13 @@ impl LogStore {
         self.writer.submit(Work::Purge { group: self.log.group, upto }).await
     }
 
+    /// Has the writer do something and waits until it is durable.
+    async fn durably(&self, work: impl FnOnce(oneshot::Sender<io::Result<()>>) -> Work) -> io::Result<()> {
+        let (done, answer) = oneshot::channel();
+        self.writer.submit(work(done)).await?;
+        answer.await.map_err(|_| io::Error::other("the log writer has stopped"))?
+    }
+
     /// Reads entries up to about `max_bytes`, but at least one if there is one.
     async fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
         let (range, held, held_from) = {
@@ -167,9 +174,8 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        let (done, saved) = oneshot::channel();
-        self.writer.submit(Work::Vote { group: self.log.group, vote: *vote, done }).await?;
-        saved.await.map_err(|_| io::Error::other("the log writer has stopped"))??;
+        let group = self.log.group;
+        self.durably(|done| Work::Vote { group, vote: *vote, done }).await?;
         self.log.state.lock().vote = Some(*vote);
         Ok(())
     }
@@ -214,7 +220,8 @@ impl RaftLogStorage<Types> for LogStore {
             state.last = last.max(state.purged);
             state.first = state.first.min(next);
         }
-        self.writer.submit(Work::Truncate { group: self.log.group, next }).await
+        let group = self.log.group;
+        self.durably(|done| Work::Truncate { group, next, done }).await
     }
 
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {

@@ -1,4 +1,4 @@
-//! The log writer: one thread that makes the appends and votes of all groups of a node durable.
+//! The log writer: one thread that makes the appends, votes and truncations of all groups of a node durable.
 //!
 //! It collects every request that waits, commits them to the engine as one batch, syncs once, and answers
 //! them all (group commit): while one sync runs, the requests for the next gather. Requests of one group
@@ -40,8 +40,9 @@ pub(crate) enum Work {
     Append { log: Arc<GroupLog>, entries: Vec<Entry>, generation: u64, done: IOFlushed<Types> },
     /// Sets the vote.
     Vote { group: u32, vote: Vote, done: oneshot::Sender<io::Result<()>> },
-    /// Removes the entries from index `next` on.
-    Truncate { group: u32, next: u64 },
+    /// Removes the entries from index `next` on. Durable when answered: a snapshot that replaces them may be on
+    /// the disk before the next append is, and openraft refuses to start from a log that contradicts it.
+    Truncate { group: u32, next: u64, done: oneshot::Sender<io::Result<()>> },
     /// Removes the entries up to an id, little by little.
     Purge { group: u32, upto: LogId },
     /// Ends the thread after what was submitted before.
@@ -150,7 +151,7 @@ struct Worker {
 /// Who waits for the sync.
 enum Waiting {
     Append { log: Arc<GroupLog>, generation: u64, next: u64, done: IOFlushed<Types> },
-    Vote(oneshot::Sender<io::Result<()>>),
+    Reply(oneshot::Sender<io::Result<()>>),
 }
 
 impl Worker {
@@ -204,9 +205,10 @@ impl Worker {
             }
             Work::Vote { group, vote, done } => {
                 disk::put_vote(batch, group, vote);
-                waiting.push(Waiting::Vote(done));
+                waiting.push(Waiting::Reply(done));
             }
-            Work::Truncate { group, next } => {
+            Work::Truncate { group, next, done } => {
+                waiting.push(Waiting::Reply(done));
                 // Reads the log as the requests before left it.
                 self.commit(std::mem::take(batch))?;
                 disk::truncate(self.engine.as_ref(), batch, group, next)?;
@@ -287,9 +289,9 @@ impl Waiting {
                 }
                 done.io_completed(result);
             }
-            Self::Vote(done) => {
+            Self::Reply(done) => {
                 if done.send(result).is_err() {
-                    tracing::debug!("the group that voted is gone");
+                    tracing::debug!("the group that asked is gone");
                 }
             }
         }

@@ -273,3 +273,15 @@ async fn appends_of_many_groups_that_wait_share_one_sync_and_none_is_answered_be
     assert_eq!((stats.syncs, stats.requests), (2, 41));
     writer.stop();
 }
+
+#[tokio::test]
+async fn a_truncation_is_durable_when_it_returns() {
+    let memory = Arc::new(MemoryEngine::new());
+    let engine: Arc<dyn Engine> = memory.clone();
+    let (mut log, _writer) = open_log(&engine, 0);
+    log.blocking_append(entries(0..10, 20)).await.unwrap();
+    log.truncate_after(Some(id(4))).await.unwrap();
+    memory.crash();
+    let (mut log, _writer) = open_log(&engine, 0);
+    assert_eq!(log.try_get_log_entries(..).await.unwrap(), entries(0..5, 20));
+}
