@@ -247,7 +247,7 @@ mod tests {
         let hex: String = encoded(&record()).iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(
             hex,
-            "0303010c2473686172652f672f612f2b251d0370756203612f62dc0b0e\
+            "0303010c2473686172652f672f612f2b1e1d0370756203612f62dc0b0e\
              120474657874\
              2a060a016b120176\
              32312e35"
