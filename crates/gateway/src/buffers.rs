@@ -39,12 +39,18 @@ pub(crate) fn give_back(mut buffer: BytesMut) {
 mod tests {
     use super::*;
 
+    /// Tests may share a thread.
+    fn forget() {
+        SPARE.with_borrow_mut(Vec::clear);
+    }
+
     fn spares() -> usize {
         SPARE.with_borrow(Vec::len)
     }
 
     #[test]
     fn a_buffer_comes_back_empty_and_whole() {
+        forget();
         let mut buffer = take();
         buffer.extend_from_slice(&[7; 100]);
         let pointer = buffer.as_ptr();
@@ -56,6 +62,7 @@ mod tests {
 
     #[test]
     fn a_buffer_with_a_slice_in_use_is_not_kept() {
+        forget();
         let mut buffer = take();
         buffer.extend_from_slice(&[7; 100]);
         let slice = buffer.split_to(50).freeze();
@@ -66,6 +73,7 @@ mod tests {
 
     #[test]
     fn a_thread_keeps_a_few() {
+        forget();
         let buffers: Vec<_> = (0..SPARES + 3).map(|_| take()).collect();
         buffers.into_iter().for_each(give_back);
         assert_eq!(spares(), SPARES);

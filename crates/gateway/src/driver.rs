@@ -59,9 +59,10 @@ impl Drop for Open {
 pub(crate) async fn run(link: impl Link, peer: SocketAddr, shared: Arc<Shared>, stop: CancellationToken) {
     shared.counters.connections_current.increment();
     let _open = Open(Arc::clone(&shared.counters));
-    let mut driver = Driver::new(link, peer, shared);
+    // boxed, for an idle connection is as large as the largest thing it may ever do
+    let mut driver = Box::new(Driver::new(link, peer, shared));
     driver.serve(&stop).await;
-    driver.leave().await;
+    Box::pin(driver.leave()).await;
 }
 
 /// One connection.

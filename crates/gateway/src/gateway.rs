@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use zwerm_broker::Broker;
 
-use crate::driver::Shared;
+use crate::driver::{self, Shared};
 use crate::listener::Listener;
-use crate::{Config, Counters};
+use crate::{Config, Counters, ListenerConfig};
 
 /// Why the gateway did not start.
 #[derive(Debug, Error)]
@@ -44,21 +44,24 @@ impl Gateway {
     /// # Errors
     /// An address cannot be listened at; then none is.
     pub fn start(config: Config, broker: Broker, shutdown: &CancellationToken) -> Result<Self, StartError> {
-        let open = |config: &crate::ListenerConfig| {
-            let listener = Listener::bind(*config)?;
+        let shared = Arc::new(Shared::new(config, broker));
+        let drain = shared.config.drain_timeout;
+        let open = |config: &ListenerConfig| {
+            let listener = Listener::bind(*config, drain, Arc::clone(&shared.counters))?;
             Ok((listener.address()?, listener))
         };
-        let opened = config.listeners.iter().map(|listener| {
+        let opened = shared.config.listeners.iter().map(|listener| {
             open(listener).map_err(|source: io::Error| StartError::Bind { bind: listener.bind, source })
         });
         let opened = opened.collect::<Result<Vec<_>, _>>()?;
-        let shared = Arc::new(Shared::new(config, broker));
         let mut gateway =
             Self { addresses: Vec::new(), counters: Arc::clone(&shared.counters), listeners: JoinSet::new() };
         for (address, listener) in opened {
             info!(%address, "listening for MQTT clients");
             gateway.addresses.push(address);
-            gateway.listeners.spawn(listener.run(Arc::clone(&shared), shutdown.child_token()));
+            let shared = Arc::clone(&shared);
+            let serve = move |stream, peer, stop| driver::run(stream, peer, Arc::clone(&shared), stop);
+            gateway.listeners.spawn(listener.run(serve, shutdown.child_token()));
         }
         Ok(gateway)
     }

@@ -82,3 +82,58 @@ fn filled(count: usize, free: usize) -> Filled {
         count => Filled::Some(count),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::Scripted;
+
+    fn link(chunks: &[usize]) -> Scripted {
+        Scripted { chunks: chunks.iter().map(|size| vec![7; *size]).collect(), ..Scripted::default() }
+    }
+
+    #[test]
+    fn few_bytes_are_kept_in_a_buffer_of_their_size() {
+        let mut input = Input::default();
+        assert_eq!(input.fill(&mut link(&[100])).unwrap(), Filled::All(100));
+        assert_eq!((input.bytes().len(), input.bytes().capacity()), (100, 100));
+    }
+
+    #[test]
+    fn many_bytes_are_not_copied() {
+        let mut input = Input::default();
+        assert_eq!(input.fill(&mut link(&[buffers::SIZE])).unwrap(), Filled::Some(buffers::SIZE));
+        assert_eq!(input.bytes().capacity(), buffers::SIZE);
+    }
+
+    #[test]
+    fn a_part_of_a_packet_grows_with_what_comes() {
+        let mut input = Input::default();
+        let sizes = [10, 20_000, 30_000, 5];
+        let mut link = link(&sizes);
+        for size in sizes {
+            assert_eq!(input.fill(&mut link).unwrap(), Filled::All(size));
+        }
+        assert_eq!(input.bytes().len(), sizes.iter().sum::<usize>());
+        assert!(input.bytes().iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn nothing_and_the_end_are_told_apart() {
+        let mut input = Input::default();
+        let mut nothing = link(&[]);
+        assert_eq!(input.fill(&mut nothing).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(input.fill(&mut link(&[0])).unwrap(), Filled::End);
+    }
+
+    #[test]
+    fn nothing_is_held_when_all_packets_were_taken() {
+        for size in [100, buffers::SIZE] {
+            let mut input = Input::default();
+            input.fill(&mut link(&[size])).unwrap();
+            drop(input.bytes().split());
+            input.settle();
+            assert_eq!(input.bytes().capacity(), 0);
+        }
+    }
+}

@@ -79,3 +79,44 @@ impl Link for TcpStream {
         at_once(Pin::new(self).poll_shutdown(&mut context))
     }
 }
+
+/// A link that does what a test tells it.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct Scripted {
+    /// What the reads find, in turn; an empty one is the end.
+    pub(crate) chunks: std::collections::VecDeque<Vec<u8>>,
+    /// How many bytes the writes take, in turn.
+    pub(crate) turns: std::collections::VecDeque<usize>,
+    /// What was written.
+    pub(crate) taken: Vec<u8>,
+}
+
+#[cfg(test)]
+impl Link for Scripted {
+    fn poll_readable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.chunks.is_empty() { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+
+    fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.turns.is_empty() { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+
+    fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        let chunk = self.chunks.pop_front().ok_or(io::ErrorKind::WouldBlock)?;
+        assert!(buffer.capacity() - buffer.len() >= chunk.len(), "a link fills free capacity only");
+        buffer.extend_from_slice(&chunk);
+        Ok(chunk.len())
+    }
+
+    fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let most = self.turns.pop_front().ok_or(io::ErrorKind::WouldBlock)?;
+        let before = self.taken.len();
+        self.taken.extend(pieces.iter().flat_map(|piece| piece.iter()).take(most));
+        Ok(self.taken.len() - before)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

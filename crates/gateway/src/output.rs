@@ -123,41 +123,11 @@ impl Output {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::task::{Context, Poll};
+    use crate::link::Scripted;
 
     /// Takes so many bytes in each write, then blocks.
-    struct Narrow {
-        taken: Vec<u8>,
-        turns: VecDeque<usize>,
-    }
-
-    impl Link for Narrow {
-        fn poll_readable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Pending
-        }
-
-        fn poll_writable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Pending
-        }
-
-        fn read(&mut self, _: &mut BytesMut) -> io::Result<usize> {
-            Err(io::ErrorKind::WouldBlock.into())
-        }
-
-        fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-            let Some(most) = self.turns.pop_front() else { return Err(io::ErrorKind::WouldBlock.into()) };
-            let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).take(most).collect();
-            self.taken.extend_from_slice(&bytes);
-            Ok(bytes.len())
-        }
-
-        fn finish(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn link(turns: &[usize]) -> Narrow {
-        Narrow { taken: Vec::new(), turns: turns.iter().copied().collect() }
+    fn link(turns: &[usize]) -> Scripted {
+        Scripted { turns: turns.iter().copied().collect(), ..Scripted::default() }
     }
 
     /// Small and kept pieces in turn, more of them than one write offers.
