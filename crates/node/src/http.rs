@@ -21,7 +21,7 @@ pub(crate) enum HttpError {
     #[error("{0:?} is no HTTP address, like http://127.0.0.1:8080")]
     Address(String),
     /// Nobody listens there, or the network is down.
-    #[error("cannot connect to {at}: {source}")]
+    #[error("cannot connect to {at}")]
     Connect {
         /// `host:port`
         at: String,

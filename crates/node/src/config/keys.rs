@@ -248,7 +248,7 @@ const LOG: &[Key<Config>] = &[
     key(
         "level",
         |c| &mut c.log.level,
-        "`error`, `warn`, `info`, `debug` or `trace`; parts of the program can differ: `info,zwerm_raft=debug`.",
+        "`error`, `warn`, `info`, `debug` or `trace`; parts of the program can differ, as in the default.",
     ),
     key("format", |c| &mut c.log.format, "Form of a line."),
 ];

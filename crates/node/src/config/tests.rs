@@ -331,7 +331,7 @@ fn a_value_that_is_overruled_must_still_be_right() {
 fn a_missing_file_is_named() {
     let sources = Sources { file: Some(PathBuf::from("/nowhere/zwerm.toml")), ..Sources::default() };
     let error = Config::load(&sources).unwrap_err().to_string();
-    assert!(error.starts_with("cannot read the configuration /nowhere/zwerm.toml: No such file"), "{error}");
+    assert_eq!(error, "cannot read the configuration /nowhere/zwerm.toml");
 }
 
 #[test]

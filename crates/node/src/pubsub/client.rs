@@ -34,16 +34,16 @@ pub(super) enum ClientError {
     #[error("the broker gave no sign of life for {0:?}")]
     Silent(Duration),
     /// The system's network failed.
-    #[error("the connection failed: {0}")]
+    #[error("the connection failed")]
     Io(#[from] std::io::Error),
     /// What came is not what a broker may send.
-    #[error("the broker sent what MQTT does not allow: {0}")]
+    #[error("the broker sent what MQTT does not allow")]
     Decode(#[from] DecodeError),
     /// A packet that MQTT does not allow here.
     #[error("the broker sent {0} where MQTT does not allow it")]
     Unexpected(&'static str),
     /// What is to be sent cannot be.
-    #[error("this cannot be sent: {0}")]
+    #[error("this cannot be sent")]
     Encode(#[from] EncodeError),
     /// The broker said how much it takes.
     #[error("a packet of {size} bytes is more than the {limit} that the broker takes")]

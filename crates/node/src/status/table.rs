@@ -122,7 +122,8 @@ fn groups(report: &Report) -> String {
         "<LAG",
     ]);
     for group in &report.groups {
-        let voters: Vec<_> = group.voters.iter().map(|id| report.name(*id)).collect();
+        let mut voters: Vec<_> = group.voters.iter().map(|id| report.name(*id)).collect();
+        voters.sort();
         table.row(vec![
             group.group.clone(),
             group.leader.map_or_else(|| "none".to_owned(), |id| report.name(id)),
@@ -160,11 +161,7 @@ fn position(index: Option<u64>) -> String {
 }
 
 fn rate(per_second: f64) -> String {
-    if per_second > 0.0 && per_second < 10.0 {
-        format!("{per_second:.1}")
-    } else {
-        format!("{per_second:.0}")
-    }
+    if (0.05..9.95).contains(&per_second) { format!("{per_second:.1}") } else { format!("{per_second:.0}") }
 }
 
 fn size(bytes: u64) -> String {
@@ -256,7 +253,7 @@ shard-10  node-1     1     9          7        7         -        4         5  n
 
     #[test]
     fn numbers_are_short() {
-        assert_eq!([rate(0.0), rate(0.25), rate(9.96), rate(1234.4)], ["0", "0.2", "10.0", "1234"]);
+        assert_eq!([rate(0.04), rate(0.25), rate(9.96), rate(1234.4)], ["0", "0.2", "10", "1234"]);
         assert_eq!([size(0), size(999), size(1_000), size(1_500_000)], ["0 B", "999 B", "1.0 kB", "1.5 MB"]);
         assert_eq!(
             [uptime(59), uptime(61), uptime(3_700), uptime(90_000)],
