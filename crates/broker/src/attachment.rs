@@ -9,13 +9,13 @@ use bytestring::ByteString;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 use zwerm_machine::records::Release;
-use zwerm_wire::{PacketId, Publish, QoS, ReasonCode, Subscribe, TopicFilter, Unsubscribe};
+use zwerm_wire::{PacketId, Publish, QoS, ReasonCode, Subscribe, SubscribeFilter, TopicFilter, Unsubscribe};
 
 use crate::broker::Inner;
 use crate::mailbox::{Delivery, Mailbox};
 use crate::message::Message;
 use crate::pipeline::Pipeline;
-use crate::replay::{Replay, wants_replay};
+use crate::replay::{Begun, Replay, wants_replay};
 use crate::subscriptions::{SessionKey, Subscriber};
 
 /// Whether the broker takes more of this publisher.
@@ -24,7 +24,7 @@ use crate::subscriptions::{SessionKey, Subscriber};
 pub enum Admission {
     /// Go on.
     Taken,
-    /// Taken, but publish no more before [`Attachment::wait_room`] has returned.
+    /// Taken, but publish no more before [`Attachment::admits`] says so.
     Busy,
 }
 
@@ -46,14 +46,54 @@ pub struct Detach {
     pub session_expiry: Option<u32>,
 }
 
-/// The broker's side of one connection. Must be given to [`detach`](Self::detach) in the end.
+/// What a connection owns in the broker and the cluster. Dropped unreleased (its task was aborted or
+/// panicked), it is released in the background, with the will.
 #[derive(Debug)]
-pub struct Attachment {
+struct Ownership {
     inner: Arc<Inner>,
     client_id: ByteString,
     key: SessionKey,
     epoch: u64,
     mailbox: Arc<Mailbox>,
+    released: bool,
+}
+
+impl Ownership {
+    /// Ends what other tasks can see; returns what the cluster still has to be told.
+    fn let_go(&mut self, ending: Detach) -> impl Future<Output = ()> + Send + use<> {
+        self.released = true;
+        self.mailbox.close();
+        let inner = Arc::clone(&self.inner);
+        inner.local.clients.detach(&self.client_id, self.epoch);
+        let filters = inner.local.subscriptions.remove_all(self.key);
+        let Detach { fire_will, session_expiry: expiry_s } = ending;
+        let release =
+            Release { client_id: self.client_id.to_string(), epoch: self.epoch, fire_will, expiry_s };
+        async move {
+            for filter in &filters {
+                drop(inner.route(filter).await);
+            }
+            if let Err(error) = inner.cluster.release(release).await {
+                // The node is stopping: its death releases what it owned.
+                tracing::debug!(%error, "a client was not released");
+            }
+        }
+    }
+}
+
+impl Drop for Ownership {
+    fn drop(&mut self) {
+        if !self.released {
+            let rest = self.let_go(Detach { fire_will: true, session_expiry: None });
+            self.inner.spawn(rest);
+        }
+    }
+}
+
+/// The broker's side of one connection.
+#[derive(Debug)]
+pub struct Attachment {
+    ownership: Ownership,
     pipeline: Box<Pipeline<PacketId>>,
 }
 
@@ -61,31 +101,28 @@ impl Attachment {
     pub(crate) fn new(inner: Arc<Inner>, client_id: ByteString, epoch: u64, mailbox: Arc<Mailbox>) -> Self {
         let pipeline = Pipeline::new(Arc::clone(&inner.local), inner.cluster.clone(), mailbox.bell().clone());
         let key = inner.next_key();
-        Self { inner, client_id, key, epoch, mailbox, pipeline: Box::new(pipeline) }
+        let ownership = Ownership { inner, client_id, key, epoch, mailbox, released: false };
+        Self { ownership, pipeline: Box::new(pipeline) }
     }
 
     /// The client's id, also if the server chose it.
     #[must_use]
     pub fn client_id(&self) -> &ByteString {
-        &self.client_id
+        &self.ownership.client_id
     }
 
     /// Publishes. A QoS 1/2 message comes back through [`next_accepted`](Self::next_accepted).
     pub fn publish(&mut self, publish: Publish, now: Instant) -> Admission {
         let token = publish.packet_id.filter(|_| publish.qos != QoS::AtMostOnce);
         // The session resolves aliases: a PUBLISH without a topic does not get here.
-        if let Some(message) = Message::published(publish, self.client_id.clone(), now) {
+        if let Some(message) = Message::published(publish, self.ownership.client_id.clone(), now) {
             self.pipeline.admit(message, token);
         }
-        if self.pipeline.is_busy() { Admission::Busy } else { Admission::Taken }
+        self.admits()
     }
 
-    /// Waits until the broker takes more after [`Admission::Busy`]; call again while it returns `Busy`.
-    ///
-    /// # Cancel safety
-    /// Cancel safe.
-    pub async fn wait_room(&mut self) -> Admission {
-        self.pipeline.wait_room().await;
+    /// Whether the broker takes more after [`Admission::Busy`]; ask after each [`wait`](Self::wait).
+    pub fn admits(&mut self) -> Admission {
         self.pipeline.advance();
         if self.pipeline.is_busy() { Admission::Busy } else { Admission::Taken }
     }
@@ -96,48 +133,52 @@ impl Attachment {
         Some(Accepted { packet_id, reason })
     }
 
-    /// Waits until there may be something to do: deliveries, acknowledgements, or a kick.
+    /// Waits until there may be something to do: deliveries, acknowledgements, a kick, or room after
+    /// [`Admission::Busy`].
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn wait(&self) {
-        self.mailbox.bell().wait().await;
+        // Both are cancel safe.
+        tokio::select! {
+            () = self.ownership.mailbox.bell().wait() => {}
+            () = self.pipeline.lane_has_room() => {}
+        }
     }
 
     /// Takes up to `max` deliveries, in order.
     pub fn take(&mut self, max: usize, into: &mut Vec<Delivery>) {
-        self.mailbox.take(max, into);
+        self.ownership.mailbox.take(max, into);
     }
 
     /// Why the connection has to end, if it has to.
     #[must_use]
     pub fn kicked(&self) -> Option<ReasonCode> {
-        self.mailbox.kicked()
+        self.ownership.mailbox.kicked()
     }
 
     /// Subscribes at once; the future resolves with a code per filter when every node routes to this client
     /// (P4). Retained messages follow as deliveries. The future may be polled beside others and dropped.
     pub fn subscribe(&mut self, subscribe: Subscribe) -> BoxFuture<'static, Vec<ReasonCode>> {
         let Subscribe { subscription_id, filters, .. } = subscribe;
-        let inner = Arc::clone(&self.inner);
+        let Ownership { inner, client_id, key, mailbox, .. } = &self.ownership;
+        let inner = Arc::clone(inner);
         let mut replays = Vec::new();
         let mut wanted: Vec<(TopicFilter, QoS)> = Vec::with_capacity(filters.len());
         for line in filters {
+            let line = SubscribeFilter { filter: line.filter.detached(), ..line };
             let subscriber = Arc::new(Subscriber {
-                key: self.key,
-                client_id: self.client_id.clone(),
-                mailbox: Arc::clone(&self.mailbox),
+                key: *key,
+                client_id: client_id.clone(),
+                mailbox: Arc::clone(mailbox),
                 options: line.options,
                 subscription_id,
             });
-            let will_replay = wants_replay(&line);
-            if will_replay {
-                self.mailbox.begin_replay();
-            }
+            let replayed = wants_replay(&line).then(|| Begun::new(mailbox));
             let is_new = inner.local.subscriptions.add(&line.filter, Arc::clone(&subscriber));
             wanted.push((line.filter.clone(), line.options.qos));
-            if will_replay {
-                replays.push(Replay::new(line, subscriber, is_new));
+            if let Some(begun) = replayed {
+                replays.push(Replay::new(line, subscriber, is_new, begun));
             }
         }
         Box::pin(async move {
@@ -162,12 +203,12 @@ impl Attachment {
 
     /// Unsubscribes at once; the future resolves with a code per filter.
     pub fn unsubscribe(&mut self, unsubscribe: Unsubscribe) -> BoxFuture<'static, Vec<ReasonCode>> {
-        let inner = Arc::clone(&self.inner);
+        let inner = Arc::clone(&self.ownership.inner);
         let removed: Vec<(TopicFilter, bool)> = unsubscribe
             .filters
             .into_iter()
             .map(|filter| {
-                let existed = inner.local.subscriptions.remove(&filter, self.key);
+                let existed = inner.local.subscriptions.remove(&filter, self.ownership.key);
                 (filter, existed)
             })
             .collect();
@@ -185,21 +226,8 @@ impl Attachment {
     }
 
     /// Ends the attachment: subscriptions, queue and ownership go. Returns when the cluster knows.
-    pub async fn detach(self, ending: Detach) {
-        let Self { inner, client_id, key, epoch, mailbox, .. } = self;
-        mailbox.close();
-        inner.local.clients.detach(&client_id, epoch);
-        let filters = inner.local.subscriptions.remove_all(key);
-        for filter in &filters {
-            drop(inner.route(filter).await);
-        }
-        let Detach { fire_will, session_expiry } = ending;
-        let release =
-            Release { client_id: client_id.to_string(), epoch, fire_will, expiry_s: session_expiry };
-        if let Err(error) = inner.cluster.release(release).await {
-            // The node is stopping: its death releases what it owned.
-            tracing::debug!(%error, client = &*client_id, "a client was not released");
-        }
+    pub async fn detach(mut self, ending: Detach) {
+        self.ownership.let_go(ending).await;
     }
 }
 

@@ -111,7 +111,8 @@ impl Broker {
     pub async fn attach(&self, connect: &Connect) -> Result<Attached, AttachError> {
         let inner = &self.0;
         let assigned_client_id = connect.client_id.is_empty().then(assign_client_id);
-        let client_id = assigned_client_id.clone().unwrap_or_else(|| connect.client_id.clone());
+        // A copy of its own: the packet's keeps a whole read buffer.
+        let client_id = assigned_client_id.clone().unwrap_or_else(|| ByteString::from(&*connect.client_id));
         inner.local.clients.begin(&client_id);
         let attaching = Attaching { inner, client_id: &client_id, ended: false };
         let claimed = inner.claim(&client_id, connect).await.inspect_err(|_| {
@@ -225,7 +226,8 @@ impl Inner {
         self.spawn(async move { replay.run(&inner).await });
     }
 
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    /// Runs a task until the broker stops.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             stop.run_until_cancelled(task).await;

@@ -124,7 +124,7 @@ impl Mailbox {
             return Pushed::Closed;
         }
         if queue.replays > 0 && delivery.message.retain() && queue.live_retained.len() < REPLAY_TOPICS {
-            queue.live_retained.insert(delivery.message.topic().clone());
+            queue.live_retained.insert(delivery.message.topic().detached());
         }
         let over = self.is_over(&queue, 1);
         let mut pushed = Pushed::Taken;

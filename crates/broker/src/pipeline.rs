@@ -79,17 +79,17 @@ impl<T> Pipeline<T> {
         self.advance();
     }
 
-    /// More should not be admitted before [`wait_room`](Self::wait_room).
+    /// More should not be admitted now; see [`lane_has_room`](Self::lane_has_room).
     pub(crate) fn is_busy(&self) -> bool {
         self.full.is_some() || self.pending.len() >= DEPTH
     }
 
-    /// Waits until there may be room. Cancel safe; follow with [`advance`](Self::advance).
-    pub(crate) async fn wait_room(&self) {
+    /// Waits until the lane that stops the pipeline may have room; for ever if none does. All else that
+    /// makes room rings the bell. Cancel safe; follow with [`advance`](Self::advance).
+    pub(crate) async fn lane_has_room(&self) {
         match &self.full {
             Some(lane) => lane.wait_room().await,
-            None if self.pending.len() >= DEPTH => self.bell.wait().await,
-            None => {}
+            None => std::future::pending().await,
         }
     }
 

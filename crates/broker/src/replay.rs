@@ -24,7 +24,7 @@ pub(crate) fn wants_replay(line: &SubscribeFilter) -> bool {
     line.options.retain_handling != RetainHandling::DoNotSend && !line.filter.is_shared()
 }
 
-/// One replay to come; its mailbox has begun it, and it ends with this value.
+/// One replay to come.
 #[derive(Debug)]
 pub(crate) struct Replay {
     filter: TopicFilter,
@@ -33,8 +33,17 @@ pub(crate) struct Replay {
     _begun: Begun,
 }
 
+/// A replay that its mailbox knows of: until this is dropped it remembers what came live.
 #[derive(Debug)]
-struct Begun(Arc<Mailbox>);
+pub(crate) struct Begun(Arc<Mailbox>);
+
+impl Begun {
+    /// Begins; to be called before live messages of the subscription can arrive.
+    pub(crate) fn new(mailbox: &Arc<Mailbox>) -> Self {
+        mailbox.begin_replay();
+        Self(Arc::clone(mailbox))
+    }
+}
 
 impl Drop for Begun {
     fn drop(&mut self) {
@@ -43,9 +52,13 @@ impl Drop for Begun {
 }
 
 impl Replay {
-    pub(crate) fn new(line: SubscribeFilter, subscriber: Arc<Subscriber>, is_new: bool) -> Self {
+    pub(crate) fn new(
+        line: SubscribeFilter,
+        subscriber: Arc<Subscriber>,
+        is_new: bool,
+        begun: Begun,
+    ) -> Self {
         let skip = line.options.retain_handling == RetainHandling::SendIfNew && !is_new;
-        let begun = Begun(Arc::clone(&subscriber.mailbox));
         Self { filter: line.filter, subscriber, skip, _begun: begun }
     }
 

@@ -114,7 +114,7 @@ impl Resolver {
         if self.cache.len() >= CACHE {
             self.cache.clear();
         }
-        self.cache.insert(topic.clone(), Arc::clone(&targets));
+        self.cache.insert(topic.detached(), Arc::clone(&targets));
         targets
     }
 

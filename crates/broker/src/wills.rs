@@ -30,7 +30,7 @@ pub(crate) async fn publish_wills(inner: &Inner, mut outbox: mpsc::Receiver<Outb
                 Some(message) => publish(inner, &mut pipeline, message),
                 None => return,
             },
-            () = pipeline.wait_room(), if busy => pipeline.advance(),
+            () = pipeline.lane_has_room() => {}
             () = bell.wait() => {}
             // The lease rings no bell here.
             () = tokio::time::sleep(std::time::Duration::from_millis(200)) => {}

@@ -96,7 +96,6 @@ enum Wake {
     Readable,
     Writable,
     Bell,
-    Room(Admission),
     Answer(Input),
     Deadline,
     Broken(io::Error),
@@ -265,7 +264,7 @@ impl<L: Link> Driver<L> {
         stopped: Pin<&mut WaitForCancellationFuture<'_>>,
     ) -> Wake {
         let (reading, writing) = (self.may_read(), !self.output.is_empty());
-        let (link, answers, attachment) = (&self.link, &mut self.answers, self.attachment.as_mut());
+        let (link, answers, attachment) = (&self.link, &mut self.answers, self.attachment.as_ref());
         let attached = attachment.is_some();
         tokio::select! {
             biased;
@@ -276,7 +275,7 @@ impl<L: Link> Driver<L> {
             result = poll_fn(|context| link.poll_writable(context)), if writing => {
                 result.map_or_else(Wake::Broken, |()| Wake::Writable)
             }
-            wake = hear_broker(attachment, self.busy), if attached => wake,
+            () = hear_broker(attachment), if attached => Wake::Bell,
             Some(answer) = answers.next(), if !answers.is_empty() => Wake::Answer(answer),
             () = alarm.sleep.as_mut(), if alarm.armed.is_some() => Wake::Deadline,
         }
@@ -287,11 +286,10 @@ impl<L: Link> Driver<L> {
         match wake {
             Wake::Stop => self.feed(Input::Kicked(ReasonCode::ServerShuttingDown), now),
             Wake::Readable => self.readable = true,
-            Wake::Bell => self.waiting = true,
-            Wake::Room(admission) => {
-                // it may have heard the bell, too
+            Wake::Bell => {
                 self.waiting = true;
-                self.busy = admission == Admission::Busy;
+                let attachment = self.attachment.as_mut().filter(|_| self.busy);
+                self.busy = attachment.is_some_and(|attachment| attachment.admits() == Admission::Busy);
             }
             Wake::Writable => {}
             Wake::Answer(answer) => self.feed(answer, now),
@@ -327,14 +325,10 @@ impl<L: Link> Driver<L> {
     }
 }
 
-/// Waits for room if there is none, else for the bell.
-async fn hear_broker(attachment: Option<&mut Attachment>, busy: bool) -> Wake {
+/// Waits for the broker to have something for this connection.
+async fn hear_broker(attachment: Option<&Attachment>) {
     match attachment {
-        Some(attachment) if busy => Wake::Room(attachment.wait_room().await),
-        Some(attachment) => {
-            attachment.wait().await;
-            Wake::Bell
-        }
+        Some(attachment) => attachment.wait().await,
         None => pending().await,
     }
 }

@@ -68,6 +68,12 @@ impl TopicName {
     pub fn as_byte_string(&self) -> &ByteString {
         &self.0
     }
+
+    /// A copy with a buffer of its own, for what outlives the packet: a slice keeps its whole read buffer.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self(ByteString::from(&*self.0))
+    }
 }
 
 /// The group name of a shared subscription.
@@ -126,6 +132,12 @@ impl TopicFilter {
     #[must_use]
     pub fn as_byte_string(&self) -> &ByteString {
         &self.text
+    }
+
+    /// A copy with a buffer of its own, for what outlives the packet: a slice keeps its whole read buffer.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        Self { text: ByteString::from(&*self.text), matched: self.matched }
     }
 
     /// Group and matched part.

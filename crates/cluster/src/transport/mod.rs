@@ -28,6 +28,7 @@ pub(crate) use service::serve;
     missing_docs,
     clippy::all,
     clippy::pedantic,
+    clippy::allow_attributes_without_reason,
     unreachable_pub,
     unused_qualifications,
     reason = "generated from proto/peer.proto, documented there"
