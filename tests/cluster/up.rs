@@ -68,7 +68,7 @@ struct Flags {
 }
 
 impl Flags {
-    fn up(&self, more: &[&str]) -> Vec<String> {
+    fn up(&self) -> Vec<String> {
         let [mqtt, http, cluster] = [0, 5, 10].map(|index| self.ports.port(index).to_string());
         let data = self.dir.path().display().to_string();
         let mut flags: Vec<String> =
@@ -76,8 +76,13 @@ impl Flags {
                 .map(str::to_owned)
                 .to_vec();
         flags.extend(["--data".to_owned(), data]);
-        flags.extend(more.iter().map(|flag| (*flag).to_owned()));
         flags
+    }
+
+    /// Starts one node of the folder again; the folder knows its ports.
+    fn node_again(&self, node: u16) -> Vec<String> {
+        let data = self.dir.path().display().to_string();
+        ["up", "--node", &node.to_string(), "--data", &data].map(str::to_owned).to_vec()
     }
 
     fn client(&self, command: &str, node: u16, more: &[&str]) -> Vec<String> {
@@ -114,13 +119,13 @@ async fn message_crosses(flags: &Flags, text: &str) -> Result<()> {
 async fn three_nodes_come_up_with_one_command_and_one_may_be_killed_and_rejoin() -> Result<()> {
     let _turn = Turn::wait().await?;
     let flags = Flags { ports: PortBlock::reserve()?, dir: TempDir::with_prefix("zwerm-up-")? };
-    let mut up = Running::start(&flags.up(&[]))?;
+    let mut up = Running::start(&flags.up())?;
     up.line_with("cluster ready").await?;
     message_crosses(&flags, "21.5").await?;
 
     send_signal(flags.pid(1)?, Signal::KILL)?;
     message_crosses(&flags, "21.6").await?;
-    let mut again = Running::start(&flags.up(&["--node", "1"]))?;
+    let mut again = Running::start(&flags.node_again(1))?;
     let http = flags.http(1);
     let (_, took) = until("the return of node 1", 2 * DEADLINE, async || {
         get(http, "/readyz").await.ok().filter(|answer| answer.status == 200)
@@ -143,7 +148,7 @@ async fn three_nodes_come_up_with_one_command_and_one_may_be_killed_and_rejoin()
 
 /// A second start on the same data is the same cluster.
 async fn resumes(flags: &Flags) -> Result<()> {
-    let mut up = Running::start(&flags.up(&[]))?;
+    let mut up = Running::start(&flags.up())?;
     up.line_with("cluster ready").await?;
     let kept = flags.client("sub", 3, &["-t", "sensors/1/temp", "-q", "1", "-C", "1"]);
     ensure!(output(&kept).await?.trim() == "21.6", "the retained message is gone after a restart");
