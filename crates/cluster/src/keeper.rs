@@ -1,4 +1,5 @@
-//! What the leader of a shard does: publishes its outbox, lets time pass, and ends what a dead node owned.
+//! What the leader of a shard does: publishes its outbox, lets time pass, ends what a dead node owned, and
+//! makes way for the node that the shard is placed on first, so that leaders spread over the nodes.
 //!
 //! Runs for every shard this node holds and does nothing while another node leads it. All it decides is
 //! a command; the state machine says what follows. Start at [`keep_shard`].
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use zwerm_machine::Shard;
 use zwerm_machine::records::{Drained, Message, OwnerLost, Tick, shard_command::Command};
 use zwerm_raft::Group;
@@ -21,6 +23,12 @@ use crate::shards::ShardClient;
 const OUTBOX_BATCH: usize = 256;
 /// Longest time without a look at the clock.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a leader stays before it makes way, and how much longer for each shard after the first: after a
+/// restart leaders move one after the other.
+const STAY: Duration = Duration::from_secs(5);
+const STAGGER: Duration = Duration::from_millis(150);
+/// How far behind the node that takes over may be.
+const CAUGHT_UP: u64 = 16;
 
 /// A message that a shard publishes itself: a will that fired.
 #[derive(Debug)]
@@ -46,15 +54,19 @@ pub(crate) async fn keep_shard(
     let mut applied = view.applied();
     let mut control = shared.control.applied();
     let mut lost = Lost::new();
+    let mut leading = None;
     loop {
         let state = view.state();
         if group.is_leader() {
+            let since = *leading.get_or_insert_with(Instant::now);
             let did = duties(shared, &state, client, outbox, &mut lost).await;
             if did {
                 continue;
             }
+            make_way(shared, group, since).await;
         } else {
             lost.clear();
+            leading = None;
         }
         let wait = until_due(shared, &state);
         // All branches are cancel safe; a closed watch means that the node is stopping.
@@ -63,6 +75,28 @@ pub(crate) async fn keep_shard(
             changed = applied.changed() => if changed.is_err() { return },
             changed = control.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Hands leadership to the node that the shard is placed on first, if that is up and has caught up.
+async fn make_way(shared: &Shared, group: &Group, since: Instant) {
+    let shard = group.id().0.saturating_sub(1);
+    if since.elapsed() < STAY + STAGGER * shard {
+        return;
+    }
+    let first = shared.members_of(group.id()).first().copied();
+    let Some(successor) = first.filter(|node| *node != shared.own.id) else { return };
+    let is_up = shared.control.state().node(successor).is_some_and(|node| node.up);
+    let has_caught_up = {
+        let status = group.watch();
+        let status = status.borrow();
+        status.matched.get(&successor).is_some_and(|matched| matched + CAUGHT_UP >= status.last_log)
+    };
+    if is_up && has_caught_up {
+        match group.transfer_leader(successor).await {
+            Ok(()) => tracing::debug!(shard, successor = format_args!("{successor:016x}"), "made way"),
+            Err(error) => tracing::debug!(shard, %error, "could not make way; trying again"),
         }
     }
 }

@@ -258,7 +258,7 @@ impl Default for Config {
             http: HttpConfig { bind: loopback(8080) },
             mqtt: MqttConfig::default(),
             storage: StorageConfig { sync: SyncMode::Fsync },
-            log: LogConfig { level: "info,openraft=warn".into(), format: LogFormat::Text },
+            log: LogConfig { level: "info,openraft=error".into(), format: LogFormat::Text },
         }
     }
 }
