@@ -81,6 +81,8 @@ pub struct Shared {
     pub routes: RouteClient,
     pub(crate) outbox: mpsc::Sender<OutboxMessage>,
     tasks: TaskTracker,
+    /// No lease is kept any more.
+    pub(crate) leaving: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -165,6 +167,7 @@ impl Cluster {
             routes,
             outbox,
             tasks,
+            leaving: CancellationToken::new(),
             stop: CancellationToken::new(),
         });
         if let Some(formation) = known {
@@ -176,6 +179,8 @@ impl Cluster {
 
     /// Gives leadership and routes up and stops everything. The broker has let all clients go before.
     pub async fn stop(&self) {
+        // First: a node that says farewell must not come back as a new incarnation.
+        self.leaving.cancel();
         leadership::hand_over(self).await;
         self.stop.cancel();
         self.lanes.close();
@@ -245,7 +250,11 @@ impl Cluster {
 fn spawn_tasks(shared: &Arc<Shared>, incoming: Incoming, mut route_queue: RouteQueue) {
     let each = |run: fn(Arc<Shared>) -> BoxFuture<'static, ()>| shared.spawn(run(Arc::clone(shared)));
     each(|shared| Box::pin(async move { formation::introduce(&shared).await }));
-    each(|shared| Box::pin(async move { lease::keep_lease(&shared).await }));
+    each(|shared| {
+        Box::pin(async move {
+            shared.leaving.run_until_cancelled(lease::keep_lease(&shared)).await;
+        })
+    });
     each(|shared| Box::pin(async move { overseer::oversee(&shared).await }));
     each(|shared| Box::pin(async move { leadership::open_groups(&shared).await }));
     let publisher = Arc::clone(shared);

@@ -23,6 +23,8 @@ const FORMAT: u8 = 1;
 /// Between two rounds of introductions while the cluster is not formed, and after.
 const ROUND: Duration = Duration::from_millis(200);
 const ROUND_FORMED: Duration = Duration::from_secs(2);
+/// A member of a new cluster is asked within this time; a node that is not will never be.
+const ASKED_WITHIN: Duration = Duration::from_secs(10);
 /// An introduction older than this does not count for forming.
 const FRESH: Duration = Duration::from_secs(3);
 
@@ -75,20 +77,20 @@ async fn save(engine: Arc<dyn Engine>, formation: &Formation) -> Result<(), Stri
 /// Introduces this node to its peers until it stops, and forms the cluster if there is none.
 pub(crate) async fn introduce(shared: &Shared) {
     let mut reported = None;
+    let mut outside_since = None;
     loop {
         let hellos = shared.config.peers.iter().map(|address| greet(shared, address));
         futures::future::join_all(hellos).await;
         if shared.formation.get().is_none() {
-            let state = try_form(shared).await;
+            let state = try_form(shared, &mut outside_since).await;
             if reported.as_ref() != Some(&state) {
                 tracing::info!("{state}");
                 *shared.forming.lock() = state.clone();
                 reported = Some(state);
             }
-        } else {
-            remind(shared).await;
         }
-        tokio::time::sleep(if shared.formation.get().is_some() { ROUND_FORMED } else { ROUND }).await;
+        let settled = shared.formation.get().is_some() && remind(shared).await;
+        tokio::time::sleep(if settled { ROUND_FORMED } else { ROUND }).await;
     }
 }
 
@@ -99,10 +101,13 @@ async fn greet(shared: &Shared, address: &str) {
     }
 }
 
-/// One try at forming; says where it stands.
-async fn try_form(shared: &Shared) -> String {
+/// One try at forming; says where it stands. `outside_since`: since when there is a cluster without this node.
+async fn try_form(shared: &Shared, outside_since: &mut Option<Instant>) -> String {
     let mut fresh = shared.acquaintances.fresh();
     if let Some(member) = fresh.iter().find(|node| !node.cluster_id.is_empty()) {
+        if outside_since.get_or_insert_with(Instant::now).elapsed() < ASKED_WITHIN {
+            return format!("cluster {} is being formed; waiting to be asked", member.cluster_id);
+        }
         return format!(
             "node {} belongs to cluster {} already and this node does not: \
              a node cannot join a formed cluster in this version; restore its volume, or form a new cluster",
@@ -127,23 +132,32 @@ async fn try_form(shared: &Shared) -> String {
     }
 }
 
-/// Asks the members that do not know of the formation yet.
-async fn remind(shared: &Shared) {
-    let Some(formation) = shared.formation.get() else { return };
-    for empty in shared.acquaintances.fresh().iter().filter(|node| node.cluster_id.is_empty()) {
-        if !formation.members.iter().any(|member| member.id == empty.id) {
+/// Asks the members that do not know of the formation yet; true when all have said that they do.
+async fn remind(shared: &Shared) -> bool {
+    let Some(formation) = shared.formation.get() else { return false };
+    let fresh = shared.acquaintances.fresh();
+    let others = formation.members.iter().filter(|member| member.id != shared.own.id);
+    let mut settled = true;
+    for member in others {
+        let known = fresh.iter().find(|node| node.id == member.id);
+        if known.is_some_and(|node| !node.cluster_id.is_empty()) {
             continue;
         }
-        match shared.peers.form(empty.id, formation.clone()).await {
+        settled = false;
+        if known.is_none() {
+            continue;
+        }
+        match shared.peers.form(member.id, formation.clone()).await {
             Ok(reply) if reply.accepted => {}
             Ok(reply) => {
-                tracing::error!(node = empty.name, reason = reply.reason, "a node refuses the cluster")
+                tracing::error!(node = member.name, reason = reply.reason, "a node refuses the cluster")
             }
             Err(error) => {
-                tracing::debug!(node = empty.name, %error, "a node could not be told of the cluster")
+                tracing::debug!(node = member.name, %error, "a node could not be told of the cluster")
             }
         }
     }
+    settled
 }
 
 impl Shared {

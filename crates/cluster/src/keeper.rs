@@ -135,8 +135,7 @@ fn dead_incarnations(shared: &Shared) -> Vec<(NodeId, u64)> {
     let control = shared.control.state();
     let dead = |node: &zwerm_machine::records::Node| {
         let incarnation = if node.up { node.incarnation.saturating_sub(1) } else { node.incarnation };
-        // A founder that has never been up owns nothing.
-        (node.since_ms > 0 && incarnation > 0).then_some((node.id, incarnation))
+        (incarnation > 0).then_some((node.id, incarnation))
     };
     control.nodes().filter_map(dead).collect()
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio_util::task::TaskTracker;
 use zwerm_machine::Control;
 
@@ -27,6 +28,8 @@ pub struct Lanes {
     peers: Peers,
     tasks: TaskTracker,
     table: ArcSwap<Table>,
+    /// Set at shutdown, held while the table changes: nothing is opened afterwards.
+    closed: Mutex<bool>,
 }
 
 impl Lanes {
@@ -40,6 +43,7 @@ impl Lanes {
             peers,
             tasks,
             table: ArcSwap::default(),
+            closed: Mutex::new(false),
         }
     }
 
@@ -67,6 +71,10 @@ impl Lanes {
 
     /// Makes and closes lanes as the control group says. Called with each new state before it is seen.
     pub(crate) fn follow(&self, control: &Control) {
+        let closed = self.closed.lock();
+        if *closed {
+            return;
+        }
         let current = self.table.load();
         let wanted: BTreeMap<NodeId, u64> = control
             .nodes()
@@ -91,6 +99,7 @@ impl Lanes {
             .map(|(_, lane)| Arc::clone(lane))
             .collect();
         self.table.store(Arc::new(table));
+        drop(closed);
         gone.iter().for_each(|lane| lane.close());
     }
 
@@ -102,6 +111,10 @@ impl Lanes {
 
     /// Closes all lanes, at shutdown.
     pub(crate) fn close(&self) {
-        self.table.swap(Arc::default()).values().for_each(|lane| lane.close());
+        let mut closed = self.closed.lock();
+        *closed = true;
+        let table = self.table.swap(Arc::default());
+        drop(closed);
+        table.values().for_each(|lane| lane.close());
     }
 }

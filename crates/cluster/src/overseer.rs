@@ -98,7 +98,8 @@ async fn form(shared: &Shared) {
     let members: Vec<NodeId> = formation.members.iter().map(|member| member.id).collect();
     let form = Form {
         cluster_id: formation.cluster_id.clone(),
-        nodes: formation.members.iter().map(node_of).collect(),
+        // Up until found silent: down would mean that these incarnations are dead for ever.
+        nodes: formation.members.iter().map(|member| Node { up: true, ..node_of(member) }).collect(),
         shards: formation.shards,
         placement: place(&members, formation.shards),
     };
@@ -185,7 +186,7 @@ impl Shared {
         let is_current = known.as_ref().is_some_and(|node| Node { since_ms: 0, ..node.clone() } == fresh);
         if !is_current {
             // An incarnation that was declared down stays down: the node will rise as a newer one.
-            if known.is_some_and(|node| node.incarnation == incarnation && !node.up && node.since_ms > 0) {
+            if known.is_some_and(|node| node.incarnation == incarnation && !node.up) {
                 return None;
             }
             propose(self, Command::NodeUp(NodeUp { node: Some(fresh) })).await;
