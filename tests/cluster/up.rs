@@ -102,6 +102,19 @@ impl Flags {
     }
 }
 
+/// A test that failed half-way leaves no node behind: `zwerm up`, killed, cannot stop its children.
+impl Drop for Flags {
+    fn drop(&mut self) {
+        for node in 1..=3 {
+            let Ok(pid) = self.pid(node) else { continue };
+            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if command.contains(&self.dir.path().display().to_string()) {
+                drop(send_signal(pid, Signal::KILL));
+            }
+        }
+    }
+}
+
 /// A message from node 3 to a subscriber on node 2, with zwerm's own clients.
 async fn message_crosses(flags: &Flags, text: &str) -> Result<()> {
     let sub = flags.client("sub", 2, &["-t", "sensors/#", "-v", "-q", "1", "-C", "1"]);
@@ -176,6 +189,22 @@ async fn a_wrong_key_in_the_configuration_is_named_with_its_line() -> Result<()>
         text.contains("allow_anonymus") && text.contains("zwerm.toml") && text.contains('5'),
         "said: {text}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_configurations_under_deploy_are_accepted() -> Result<()> {
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    for file in ["compose/zwerm.toml", "kubernetes/zwerm.toml"] {
+        let path = deploy.join(file).display().to_string();
+        let mut command = zwerm(&["serve", "--check", "--config", &path].map(str::to_owned))?;
+        command.env("ZWERM_NODE__NAME", "zwerm-0").env("ZWERM_NODE__DATA_DIR", "/data");
+        command.env("ZWERM_CLUSTER__ADVERTISE", "zwerm-0.zwerm-peers:7100");
+        let done = timeout(DEADLINE, command.output()).await.context("it did not end")??;
+        let effective = String::from_utf8_lossy(&done.stdout);
+        ensure!(done.status.success(), "{file} was refused");
+        ensure!(effective.contains("zwerm-0.zwerm-peers:7100"), "{file}: the environment had no effect");
+    }
     Ok(())
 }
 
