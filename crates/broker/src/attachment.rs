@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use futures::future::BoxFuture;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use zwerm_machine::records::Release;
 use zwerm_wire::{PacketId, Publish, QoS, ReasonCode, Subscribe, SubscribeFilter, TopicFilter, Unsubscribe};
@@ -15,8 +16,11 @@ use crate::broker::Inner;
 use crate::mailbox::{Delivery, Mailbox};
 use crate::message::Message;
 use crate::pipeline::Pipeline;
-use crate::replay::{Begun, Replay, wants_replay};
+use crate::replay::{Begun, Budget, Head, Replay, wants_replay};
 use crate::subscriptions::{SessionKey, Subscriber};
+
+/// SUBSCRIBEs of one client whose retained messages are being read.
+const REPLAYS: usize = 4;
 
 /// Whether the broker takes more of this publisher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +99,8 @@ impl Drop for Ownership {
 pub struct Attachment {
     ownership: Ownership,
     pipeline: Box<Pipeline<PacketId>>,
+    /// Places for retained replays that run.
+    replays: Arc<Semaphore>,
 }
 
 impl Attachment {
@@ -102,7 +108,7 @@ impl Attachment {
         let pipeline = Pipeline::new(Arc::clone(&inner.local), inner.cluster.clone(), mailbox.bell().clone());
         let key = inner.next_key();
         let ownership = Ownership { inner, client_id, key, epoch, mailbox, released: false };
-        Self { ownership, pipeline: Box::new(pipeline) }
+        Self { ownership, pipeline: Box::new(pipeline), replays: Arc::new(Semaphore::new(REPLAYS)) }
     }
 
     /// The client's id, also if the server chose it.
@@ -142,7 +148,7 @@ impl Attachment {
         // Both are cancel safe.
         tokio::select! {
             () = self.ownership.mailbox.bell().wait() => {}
-            () = self.pipeline.lane_has_room() => {}
+            () = self.pipeline.has_room() => {}
         }
     }
 
@@ -158,12 +164,13 @@ impl Attachment {
     }
 
     /// Subscribes at once; the future resolves with a code per filter when every node routes to this client
-    /// (P4). Retained messages follow as deliveries. The future may be polled beside others and dropped.
+    /// (P4) and its retained messages are read (P5); they follow as deliveries. The future may be polled beside others and dropped.
     pub fn subscribe(&mut self, subscribe: Subscribe) -> BoxFuture<'static, Vec<ReasonCode>> {
         let Subscribe { subscription_id, filters, .. } = subscribe;
         let Ownership { inner, client_id, key, mailbox, .. } = &self.ownership;
-        let inner = Arc::clone(inner);
-        let mut replays = Vec::new();
+        let (inner, places) = (Arc::clone(inner), Arc::clone(&self.replays));
+        let (mut replays, mut heads) = (Vec::new(), Vec::new());
+        let budget = Budget::new();
         let mut wanted: Vec<(TopicFilter, QoS)> = Vec::with_capacity(filters.len());
         for line in filters {
             let line = SubscribeFilter { filter: line.filter.detached(), ..line };
@@ -178,7 +185,9 @@ impl Attachment {
             let is_new = inner.local.subscriptions.add(&line.filter, Arc::clone(&subscriber));
             wanted.push((line.filter.clone(), line.options.qos));
             if let Some(begun) = replayed {
-                replays.push(Replay::new(line, subscriber, is_new, begun));
+                let (replay, head) = Replay::new(line, subscriber, is_new, (begun, budget.clone()));
+                replays.push(replay);
+                heads.push(head);
             }
         }
         Box::pin(async move {
@@ -194,8 +203,16 @@ impl Attachment {
                 };
                 reasons.push(if holds { granted(*qos) } else { ReasonCode::UnspecifiedError });
             }
-            for replay in replays {
-                inner.spawn_replay(replay);
+            if !replays.is_empty() {
+                // A client that takes nothing is not answered before an older replay of its own is over: what
+                // replays hold is bounded. The semaphore is never closed.
+                if let Ok(place) = places.acquire_owned().await {
+                    inner.spawn_replays(replays, place);
+                }
+                let heads = futures::future::join_all(heads).await;
+                // Nothing is awaited from here to the answer: the SUBACK goes first, and what others publish
+                // once the client has seen it comes behind the retained messages.
+                heads.into_iter().flatten().for_each(Head::queue);
             }
             reasons
         })

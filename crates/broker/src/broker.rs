@@ -8,14 +8,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytestring::ByteString;
-use tokio::sync::mpsc;
+use futures::{StreamExt, stream};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zwerm_cluster::receipt::Bell;
 use zwerm_cluster::{Cluster, Local, OutboxMessage, Routed, ShardError};
 use zwerm_machine::message::will_record;
-use zwerm_machine::records::{Claim, Claimed};
+use zwerm_machine::records::{Claim, Claimed, Refusal};
 use zwerm_wire::{Connect, ReasonCode, TopicFilter};
 
 use crate::attachment::Attachment;
@@ -28,6 +29,8 @@ use crate::replay::Replay;
 use crate::subscriptions::SessionKey;
 use crate::wills::publish_wills;
 
+/// Retained reads of one SUBSCRIBE at a time.
+const READS: usize = 4;
 /// How often slow clients and the lease are looked after.
 const ROUND: Duration = Duration::from_millis(500);
 
@@ -115,12 +118,18 @@ impl Broker {
         let client_id = assigned_client_id.clone().unwrap_or_else(|| ByteString::from(&*connect.client_id));
         inner.local.clients.begin(&client_id);
         let attaching = Attaching { inner, client_id: &client_id, ended: false };
-        let claimed = inner.claim(&client_id, connect).await.inspect_err(|_| {
+        let incarnation = inner.cluster.own.incarnation();
+        let claimed = inner.claim(&client_id, connect, incarnation).await.inspect_err(|_| {
             inner.local.counters.attach_failed.add(1);
         })?;
         let mailbox = Arc::new(Mailbox::new(inner.local.config.queue, Bell::new()));
         if !attaching.attach(claimed.epoch, &mailbox) {
             return Err(AttachError::TakenOver);
+        }
+        // Looked at after registering, for who is registered is told when the incarnation dies.
+        if inner.cluster.own.incarnation() != incarnation {
+            inner.local.clients.detach(&client_id, claimed.epoch);
+            return Err(AttachError::Unavailable);
         }
         inner.kick_previous(&client_id, &claimed);
         inner.local.counters.attached.add(1);
@@ -177,12 +186,17 @@ impl Drop for Attaching<'_> {
 }
 
 impl Inner {
-    async fn claim(&self, client_id: &ByteString, connect: &Connect) -> Result<Claimed, AttachError> {
+    async fn claim(
+        &self,
+        client_id: &ByteString,
+        connect: &Connect,
+        incarnation: u64,
+    ) -> Result<Claimed, AttachError> {
         let cluster = &self.cluster;
         let claim = Claim {
             client_id: client_id.to_string(),
             node: cluster.own.id,
-            incarnation: cluster.own.incarnation(),
+            incarnation,
             token: rand::random(),
             clean_start: connect.clean_start,
             expiry_s: 0,
@@ -193,7 +207,8 @@ impl Inner {
             Ok(claimed) => Ok(claimed),
             Err(ShardError::Refused { reason }) => {
                 tracing::debug!(reason, client = &**client_id, "a claim was refused");
-                Err(AttachError::Refused)
+                let passing = [Refusal::Busy, Refusal::StaleIncarnation].map(i32::from).contains(&reason);
+                Err(if passing { AttachError::Unavailable } else { AttachError::Refused })
             }
             Err(_) => Err(AttachError::Unavailable),
         }
@@ -220,10 +235,13 @@ impl Inner {
         self.next_key.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Runs a retained replay beside the connection that asked for it.
-    pub(crate) fn spawn_replay(self: &Arc<Self>, replay: Replay) {
+    /// Runs the retained replays of one SUBSCRIBE beside the connection that asked for them.
+    pub(crate) fn spawn_replays(self: &Arc<Self>, replays: Vec<Replay>, place: OwnedSemaphorePermit) {
         let inner = Arc::clone(self);
-        self.spawn(async move { replay.run(&inner).await });
+        self.spawn(async move {
+            stream::iter(replays).for_each_concurrent(READS, |replay| replay.run(&inner)).await;
+            drop(place);
+        });
     }
 
     /// Runs a task until the broker stops.
@@ -241,14 +259,22 @@ async fn look_after(inner: &Inner) {
     let mut round = tokio::time::interval(ROUND);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut lost_since: Option<Instant> = None;
+    let mut resumed = inner.cluster.lease.resumed();
     loop {
-        round.tick().await;
+        // Both are cancel safe.
+        tokio::select! {
+            _ = round.tick() => {}
+            // However short the gap was: an acknowledgement may have come due in it.
+            changed = resumed.changed() => {
+                drop(changed);
+                inner.local.clients.wake_all();
+                continue;
+            }
+        }
         let now = Instant::now();
         inner.local.kick_slow(now);
         if inner.cluster.lease.is_valid() {
-            if lost_since.take().is_some() {
-                inner.local.clients.wake_all();
-            }
+            lost_since = None;
             continue;
         }
         let since = *lost_since.get_or_insert(now);

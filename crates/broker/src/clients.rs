@@ -85,7 +85,9 @@ impl Clients {
 
     /// Ends all connections.
     pub(crate) fn kick_all(&self, reason: ReasonCode) {
-        self.each(|mailbox| mailbox.kick(reason));
+        self.each(|mailbox| {
+            mailbox.kick(reason);
+        });
     }
 
     /// Wakes all connections, as when the lease is back.

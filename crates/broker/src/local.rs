@@ -50,7 +50,7 @@ impl LocalSessions {
         }
     }
 
-    /// False: the client is gone.
+    /// False: the client is gone, or goes because of this one.
     fn deliver_copy(&self, copy: &Copy, message: &Arc<Message>, acceptance: &mut Acceptance<'_>) -> bool {
         let subscriber = &copy.subscriber;
         if subscriber.options.no_local && subscriber.client_id == *message.publisher() {
@@ -68,8 +68,11 @@ impl LocalSessions {
                 self.counters.queued.add(1);
                 self.congested.lock().push(Arc::clone(&subscriber.mailbox));
             }
-            Pushed::Dropped => self.counters.dropped_queue_full.add(1),
-            Pushed::Overflown => self.counters.kicked_slow.add(1),
+            Pushed::Dropped(count) => self.counters.dropped_queue_full.add(count),
+            Pushed::Overflown => {
+                self.counters.kicked_slow.add(1);
+                return false;
+            }
             Pushed::Closed => return false,
         }
         true
@@ -96,8 +99,7 @@ impl LocalSessions {
         self.congested.lock().retain(|mailbox| {
             let Some(since) = mailbox.over_since() else { return false };
             let too_long = now.saturating_duration_since(since) >= patience;
-            if too_long {
-                mailbox.kick(ReasonCode::QuotaExceeded);
+            if too_long && mailbox.kick(ReasonCode::QuotaExceeded) {
                 self.counters.kicked_slow.add(1);
             }
             !too_long

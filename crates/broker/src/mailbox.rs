@@ -50,6 +50,8 @@ struct Queue {
     items: VecDeque<Queued>,
     bytes: usize,
     over_since: Option<Instant>,
+    /// Somebody looks after the client already.
+    watched: bool,
     closed: bool,
     replays: usize,
     /// Topics with a live retained message while replays run: an older one must not follow.
@@ -63,11 +65,11 @@ pub(crate) enum Pushed {
     Taken,
     /// In the queue, which is now over its bounds: look after the client.
     Congested,
-    /// A QoS 0 message was dropped, this one or an older one.
-    Dropped,
-    /// The client is gone.
+    /// So many QoS 0 messages were dropped: this one, or older ones to make room for it.
+    Dropped(u64),
+    /// The client is gone, or told to go.
     Closed,
-    /// The client is too slow and is being disconnected.
+    /// The client is too slow and is told to go.
     Overflown,
 }
 
@@ -120,7 +122,8 @@ impl Mailbox {
     /// Queues a live message.
     pub(crate) fn push(&self, delivery: Delivery, acceptance: &mut Acceptance<'_>) -> Pushed {
         let mut queue = self.queue.lock();
-        if queue.closed {
+        // What a client that is told to go has not got yet ends with it.
+        if queue.closed || self.kicked().is_some() {
             return Pushed::Closed;
         }
         if queue.replays > 0 && delivery.message.retain() && queue.live_retained.len() < REPLAY_TOPICS {
@@ -136,14 +139,19 @@ impl Mailbox {
                 return Pushed::Overflown;
             }
             if delivery.qos == QoS::AtMostOnce {
-                pushed = Pushed::Dropped;
-                if !queue.drop_oldest_qos0() {
-                    return pushed;
+                let mut dropped = 0;
+                // One large message may need the room of several.
+                while self.is_over(&queue, 1) {
+                    dropped += 1;
+                    if !queue.drop_oldest_qos0() {
+                        return Pushed::Dropped(dropped);
+                    }
                 }
+                pushed = Pushed::Dropped(dropped);
             } else {
                 slow = Some(acceptance.ticket());
-                if queue.over_since.is_none() {
-                    queue.over_since = Some(Instant::now());
+                queue.over_since.get_or_insert_with(Instant::now);
+                if !std::mem::replace(&mut queue.watched, true) {
                     pushed = Pushed::Congested;
                 }
             }
@@ -201,6 +209,14 @@ impl Mailbox {
         }
     }
 
+    /// Queues a retained message that was read before the SUBACK, unless a newer one of its topic came live.
+    pub(crate) fn replay_now(&self, delivery: Delivery) {
+        let queue = self.queue.lock();
+        if !queue.closed && !queue.live_retained.contains(delivery.message.topic()) {
+            self.append(queue, delivery, None);
+        }
+    }
+
     /// The replay is over.
     pub(crate) fn end_replay(&self) {
         let mut queue = self.queue.lock();
@@ -237,17 +253,20 @@ impl Mailbox {
         }
     }
 
-    /// Since when the queue is over its bounds.
+    /// Since when the queue is over its bounds. `None`: it need not be looked after any more; the next time
+    /// it is over, [`Pushed::Congested`] says so.
     pub(crate) fn over_since(&self) -> Option<Instant> {
-        self.queue.lock().over_since
+        let mut queue = self.queue.lock();
+        queue.watched = queue.over_since.is_some();
+        queue.over_since
     }
 
-    /// Tells the connection to end for this reason; the first reason stays.
-    pub(crate) fn kick(&self, reason: ReasonCode) {
-        self.kicked
-            .compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire)
-            .unwrap_or_default();
+    /// Tells the connection to end for this reason; the first reason stays. True: this is the first.
+    pub(crate) fn kick(&self, reason: ReasonCode) -> bool {
+        let first =
+            self.kicked.compare_exchange(0, reason as u8, Ordering::AcqRel, Ordering::Acquire).is_ok();
         self.bell.ring();
+        first
     }
 
     /// Why the connection has to end, if it has to.
@@ -318,9 +337,46 @@ mod tests {
         for text in ["1", "2"] {
             assert_eq!(mailbox.push(delivery(QoS::AtMostOnce, text, false), &mut acceptance), Pushed::Taken);
         }
-        assert_eq!(mailbox.push(delivery(QoS::AtMostOnce, "3", false), &mut acceptance), Pushed::Dropped);
+        assert_eq!(mailbox.push(delivery(QoS::AtMostOnce, "3", false), &mut acceptance), Pushed::Dropped(1));
         assert!(acceptance.into_receipt().is_none());
         assert_eq!(texts(&mailbox), ["2", "3"]);
+    }
+
+    #[test]
+    fn large_qos_0_messages_do_not_outgrow_the_bound_of_bytes() {
+        let limits = QueueLimits { messages: 100, bytes: 20, patience: Duration::from_secs(1) };
+        let (mailbox, bell) = (Mailbox::new(limits, Bell::new()), Bell::new());
+        let mut acceptance = Acceptance::new(&bell);
+        for _ in 0..10 {
+            mailbox.push(delivery(QoS::AtMostOnce, "1", false), &mut acceptance);
+        }
+        let large = "0123456789abcdefghi";
+        for _ in 0..5 {
+            mailbox.push(delivery(QoS::AtMostOnce, large, false), &mut acceptance);
+        }
+        assert!(mailbox.queue.lock().bytes < 20 + large.len() + 1);
+        assert_eq!(texts(&mailbox).last().unwrap(), large);
+    }
+
+    #[test]
+    fn a_client_that_is_over_its_bounds_again_and_again_is_watched_once() {
+        let (mailbox, bell) = mailbox(1);
+        let mut acceptance = Acceptance::new(&bell);
+        let mut congested = 0;
+        for _ in 0..3 {
+            for _ in 0..2 {
+                let pushed = mailbox.push(delivery(QoS::AtLeastOnce, "x", false), &mut acceptance);
+                congested += u32::from(pushed == Pushed::Congested);
+            }
+            mailbox.take(2, &mut Vec::new());
+        }
+        assert_eq!(congested, 1);
+        assert!(mailbox.over_since().is_none());
+        for _ in 0..2 {
+            let pushed = mailbox.push(delivery(QoS::AtLeastOnce, "x", false), &mut acceptance);
+            congested += u32::from(pushed == Pushed::Congested);
+        }
+        assert_eq!(congested, 2, "once nobody looks any more, the next time is said");
     }
 
     #[test]
@@ -344,6 +400,7 @@ mod tests {
         }
         assert_eq!(mailbox.push(delivery(QoS::AtLeastOnce, "x", false), &mut acceptance), Pushed::Overflown);
         assert_eq!(mailbox.kicked(), Some(ReasonCode::QuotaExceeded));
+        assert_eq!(mailbox.push(delivery(QoS::AtLeastOnce, "x", false), &mut acceptance), Pushed::Closed);
     }
 
     #[test]

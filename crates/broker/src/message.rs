@@ -52,6 +52,15 @@ impl Message {
     pub fn forwarded(record: Record, now: Instant) -> Self {
         let Record { publisher, topic, qos, retain, expires_in_ms, properties, payload, .. } = record;
         let expires_at = expires_in_ms.and_then(|ms| now.checked_add(Duration::from_millis(ms)));
+        // The record has the milliseconds only; receivers are told seconds (MQTT 5.0 section 3.3.2.3.3).
+        let properties = match expires_in_ms {
+            None => properties,
+            Some(ms) => {
+                let mut properties = properties.unwrap_or_default();
+                properties.message_expiry = Some(u32::try_from(ms.div_ceil(1_000)).unwrap_or(u32::MAX));
+                Some(properties)
+            }
+        };
         Self::new(publisher, topic, (qos, retain), payload, properties, expires_at)
     }
 

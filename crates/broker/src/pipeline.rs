@@ -2,8 +2,9 @@
 //!
 //! A retained message is stored before it is routed (P5), so what the publisher sends behind it waits;
 //! several may be on their way to disk. A full lane stops the pipeline until it has room: the publisher
-//! is not read meanwhile. Acknowledgements come out in the order in which messages went in, and only
-//! while this node holds its lease. Start at [`Pipeline::admit`].
+//! is not read meanwhile. Nothing is routed while this node may not know all routes (it comes back, or was
+//! declared down), and acknowledgements come out in the order in which messages went in, only while this
+//! node holds its lease as the incarnation that routed them. Start at [`Pipeline::admit`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use zwerm_cluster::forward::{Lane, Target};
 use zwerm_cluster::receipt::{Bell, Receipt};
 use zwerm_cluster::{Cluster, NodeId, ShardError};
-use zwerm_wire::{QoS, ReasonCode};
+use zwerm_wire::{QoS, ReasonCode, TopicName};
 
 use crate::local::LocalSessions;
 use crate::mailbox::Acceptance;
@@ -46,6 +47,16 @@ struct Pending<T> {
     /// Who waits for the acknowledgement; `None` for QoS 0.
     token: Option<T>,
     stage: Stage,
+    /// The incarnation of this node that routed it; `None`: not routed.
+    routed_by: Option<u64>,
+}
+
+/// What has no room for the next message.
+#[derive(Debug)]
+enum Full {
+    Lane(Arc<Lane>),
+    /// The shard of this topic.
+    Shard(TopicName),
 }
 
 /// The publishes of one publisher. `T` names a publish in its acknowledgement.
@@ -59,8 +70,8 @@ pub(crate) struct Pipeline<T> {
     pending: VecDeque<Pending<T>>,
     /// Entries before this one are routed.
     routed: usize,
-    /// The lane that stops the pipeline.
-    full: Option<Arc<Lane>>,
+    /// What stops the pipeline.
+    full: Option<Full>,
 }
 
 impl<T> Pipeline<T> {
@@ -75,20 +86,21 @@ impl<T> Pipeline<T> {
     pub(crate) fn admit(&mut self, message: Message, token: Option<T>) {
         self.local.counters.published.add(1);
         let stage = if message.retain() { Stage::ToStore } else { Stage::ToRoute };
-        self.pending.push_back(Pending { token, stage: stage(Arc::new(message)) });
+        self.pending.push_back(Pending { token, stage: stage(Arc::new(message)), routed_by: None });
         self.advance();
     }
 
-    /// More should not be admitted now; see [`lane_has_room`](Self::lane_has_room).
+    /// More should not be admitted now; see [`has_room`](Self::has_room).
     pub(crate) fn is_busy(&self) -> bool {
         self.full.is_some() || self.pending.len() >= DEPTH
     }
 
-    /// Waits until the lane that stops the pipeline may have room; for ever if none does. All else that
-    /// makes room rings the bell. Cancel safe; follow with [`advance`](Self::advance).
-    pub(crate) async fn lane_has_room(&self) {
+    /// Waits until the lane or shard that stops the pipeline may have room; for ever if none does. All else
+    /// that makes room rings the bell. Cancel safe; follow with [`advance`](Self::advance).
+    pub(crate) async fn has_room(&self) {
         match &self.full {
-            Some(lane) => lane.wait_room().await,
+            Some(Full::Lane(lane)) => lane.wait_room().await,
+            Some(Full::Shard(topic)) => self.cluster.wait_retain(topic).await,
             None => std::future::pending().await,
         }
     }
@@ -108,15 +120,25 @@ impl<T> Pipeline<T> {
     /// The next acknowledgement that is due.
     pub(crate) fn next_accepted(&mut self) -> Option<(T, ReasonCode)> {
         self.advance();
-        let first = self.pending.front()?;
-        let Stage::Routed(receipt, _) = &first.stage else { return None };
-        if receipt.as_ref().is_some_and(|receipt| !receipt.is_complete()) || !self.cluster.lease.is_valid() {
-            return None;
-        }
-        let Pending { token, stage } = self.pop()?;
-        match stage {
-            Stage::Routed(_, reason) => token.map(|token| (token, reason)),
-            _ => None,
+        loop {
+            let first = self.pending.front()?;
+            let Stage::Routed(receipt, reason) = &first.stage else { return None };
+            let (reason, routed_by) = (*reason, first.routed_by);
+            // The lease first: the incarnation that holds it is no older than the one that routes.
+            let holds = self.cluster.lease.is_valid();
+            let routing = self.cluster.lease.routing();
+            let is_outdated = routed_by.is_some() && routing.is_some() && routing != routed_by;
+            if !is_outdated {
+                let is_complete = receipt.as_ref().is_none_or(Receipt::is_complete);
+                if !is_complete || !holds || routing.is_none() {
+                    return None;
+                }
+            }
+            // What a dead incarnation routed is never acknowledged: its clients are being sent away.
+            let token = self.pop()?.token.filter(|_| !is_outdated);
+            if let Some(token) = token {
+                return Some((token, reason));
+            }
         }
     }
 
@@ -131,13 +153,16 @@ impl<T> Pipeline<T> {
         for pending in self.pending.iter_mut().skip(self.routed) {
             let Stage::ToStore(message) = &pending.stage else { continue };
             let receipt = Receipt::new(self.bell.clone());
-            match self.cluster.retain(message.record(now_ms), Some(receipt.ticket())) {
+            match self.cluster.retain(message.topic(), || message.record(now_ms), || receipt.ticket()) {
                 Ok(()) => {
                     self.local.counters.retained.add(1);
                     pending.stage = Stage::Storing(Arc::clone(message), receipt);
                 }
-                // Its queue is full: the ones behind wait, too. The next ring tries again.
-                Err(ShardError::Busy) => return,
+                // Its queue is full: the ones behind wait, too.
+                Err(ShardError::Busy) => {
+                    self.full = Some(Full::Shard(message.topic().clone()));
+                    return;
+                }
                 Err(_) => pending.stage = Stage::Routed(None, ReasonCode::ImplementationSpecificError),
             }
         }
@@ -145,8 +170,14 @@ impl<T> Pipeline<T> {
 
     /// Routes the entry at the cursor; false when it has to wait.
     fn route_next(&mut self) -> bool {
+        // While its routes may be too old this node routes nothing: others are promised that it has the newest.
+        let Some(incarnation) = self.cluster.lease.routing() else { return false };
         let Some(pending) = self.pending.get_mut(self.routed) else { return false };
         let acknowledged = pending.token.is_some();
+        let begins = matches!(pending.stage, Stage::ToRoute(_) | Stage::Storing(..));
+        if begins {
+            pending.routed_by = Some(incarnation);
+        }
         let placeholder = Stage::Routed(None, ReasonCode::Success);
         let stage = match std::mem::replace(&mut pending.stage, placeholder) {
             Stage::ToRoute(message) => self.route(message, acknowledged),
@@ -198,7 +229,7 @@ impl<T> Pipeline<T> {
             if let Some(lane) = self.cluster.lanes.to(*node) {
                 let ticket = || (qos != QoS::AtMostOnce).then(|| acceptance.ticket());
                 if lane.push(qos, target, message.body(Instant::now()), ticket).is_err() {
-                    self.full = Some(lane);
+                    self.full = Some(Full::Lane(lane));
                     return Stage::Stalled(message, left, acceptance.into_receipt());
                 }
             }

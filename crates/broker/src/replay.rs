@@ -1,36 +1,32 @@
 //! Retained messages for a new subscription (MQTT 5.0 section 3.3.1.3): read linearizably once the
-//! subscription is routed, and queued as fast as the client takes them.
+//! subscription is routed.
 //!
+//! The first ones are read before the SUBACK is answered and queued together with it, so that what is
+//! published after the SUBACK comes behind them; the others are queued as fast as the client takes them.
 //! Knows no shards. Start at [`Replay::run`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use smallvec::SmallVec;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use zwerm_cluster::RetainedMessages;
+use zwerm_machine::records::Message;
 use zwerm_wire::{RetainHandling, SubscribeFilter, TopicFilter};
 
 use crate::broker::Inner;
 use crate::mailbox::{Delivery, Mailbox};
-use crate::message::Message;
 use crate::subscriptions::Subscriber;
 
+/// Messages read before the SUBACK.
+const HEAD: usize = 1_024;
 /// Batches read ahead of the client.
 const AHEAD: usize = 2;
 
 /// Whether a line of a SUBSCRIBE may bring retained messages.
 pub(crate) fn wants_replay(line: &SubscribeFilter) -> bool {
     line.options.retain_handling != RetainHandling::DoNotSend && !line.filter.is_shared()
-}
-
-/// One replay to come.
-#[derive(Debug)]
-pub(crate) struct Replay {
-    filter: TopicFilter,
-    subscriber: Arc<Subscriber>,
-    skip: bool,
-    _begun: Begun,
 }
 
 /// A replay that its mailbox knows of: until this is dropped it remembers what came live.
@@ -51,61 +47,123 @@ impl Drop for Begun {
     }
 }
 
+/// What comes before the SUBACK's answer: the first messages of a replay.
+#[derive(Debug)]
+pub(crate) struct Head {
+    deliveries: Vec<Delivery>,
+    begun: Arc<Begun>,
+}
+
+impl Head {
+    /// Queues it, whatever the bounds: it is itself bounded by [`Budget`].
+    pub(crate) fn queue(self) {
+        for delivery in self.deliveries {
+            self.begun.0.replay_now(delivery);
+        }
+    }
+}
+
+/// Messages that the heads of one SUBSCRIBE may hold together.
+#[derive(Debug, Clone)]
+pub(crate) struct Budget(Arc<AtomicUsize>);
+
+impl Budget {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(AtomicUsize::new(HEAD)))
+    }
+
+    fn take(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+}
+
+/// One replay to come.
+#[derive(Debug)]
+pub(crate) struct Replay {
+    filter: TopicFilter,
+    subscriber: Arc<Subscriber>,
+    skip: bool,
+    begun: Arc<Begun>,
+    budget: Budget,
+    /// `Some` until the head is complete.
+    head: Option<(oneshot::Sender<Head>, Vec<Delivery>)>,
+}
+
 impl Replay {
+    /// The replay, and its head once that is read.
     pub(crate) fn new(
         line: SubscribeFilter,
         subscriber: Arc<Subscriber>,
         is_new: bool,
-        begun: Begun,
-    ) -> Self {
+        (begun, budget): (Begun, Budget),
+    ) -> (Self, oneshot::Receiver<Head>) {
         let skip = line.options.retain_handling == RetainHandling::SendIfNew && !is_new;
-        Self { filter: line.filter, subscriber, skip, _begun: begun }
+        let (sender, head) = oneshot::channel();
+        let (begun, filter) = (Arc::new(begun), line.filter);
+        (Self { filter, subscriber, skip, begun, budget, head: Some((sender, Vec::new())) }, head)
     }
 
-    /// Reads and queues everything that matches.
-    pub(crate) async fn run(self, inner: &Inner) {
-        if self.skip {
-            return;
-        }
-        let (into, batches) = mpsc::channel::<RetainedMessages>(AHEAD);
-        let read = async {
-            let read = inner.cluster.retained(&self.filter, &into).await;
-            drop(into);
-            read
-        };
-        // Whoever ends first ends the other: a dropped channel stops the reader.
-        let (read, ()) = tokio::join!(read, self.queue_all(inner, batches));
-        if let Err(error) = read {
-            inner.local.counters.replays_failed.add(1);
-            tracing::warn!(%error, filter = %self.filter, "retained messages could not be read for a subscription");
-        }
-    }
-
-    async fn queue_all(&self, inner: &Inner, mut batches: mpsc::Receiver<RetainedMessages>) {
-        while let Some(batch) = batches.recv().await {
-            if !self.queue(inner, batch).await {
-                return;
-            }
-        }
-    }
-
-    async fn queue(&self, inner: &Inner, batch: RetainedMessages) -> bool {
-        let options = &self.subscriber.options;
-        for record in batch {
-            let Ok(message) = Message::recorded(&record, inner.cluster.now_ms(), Instant::now()) else {
-                continue;
+    /// Reads everything that matches: the first messages into the head, the others into the queue as the
+    /// client takes them.
+    pub(crate) async fn run(mut self, inner: &Inner) {
+        if !self.skip {
+            let (into, batches) = mpsc::channel::<RetainedMessages>(AHEAD);
+            let filter = self.filter.clone();
+            let read = async {
+                let read = inner.cluster.retained(&filter, &into).await;
+                drop(into);
+                read
             };
-            if options.no_local && *message.publisher() == self.subscriber.client_id {
-                continue;
+            // Whoever ends first ends the other: a dropped channel stops the reader.
+            let (read, ()) = tokio::join!(read, self.queue_all(inner, batches));
+            if let Err(error) = read {
+                inner.local.counters.replays_failed.add(1);
+                tracing::warn!(%error, %filter, "retained messages could not be read for a subscription");
             }
-            let qos = message.qos().min(options.qos);
-            let subscription_ids: SmallVec<_> = self.subscriber.subscription_id.into_iter().collect();
-            let delivery = Delivery { message: Arc::new(message), qos, retain: true, subscription_ids };
-            if !self.subscriber.mailbox.replay(delivery).await {
-                return false;
-            }
-            inner.local.counters.replayed.add(1);
         }
-        true
+        self.end_head();
+    }
+
+    async fn queue_all(&mut self, inner: &Inner, mut batches: mpsc::Receiver<RetainedMessages>) {
+        while let Some(batch) = batches.recv().await {
+            for record in batch {
+                let Some(delivery) = self.delivery(inner, &record) else { continue };
+                inner.local.counters.replayed.add(1);
+                if !self.queue(delivery).await {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// False: the client is gone.
+    async fn queue(&mut self, delivery: Delivery) -> bool {
+        if let Some((_, head)) = &mut self.head {
+            if self.budget.take() {
+                head.push(delivery);
+                return true;
+            }
+            self.end_head();
+        }
+        self.subscriber.mailbox.replay(delivery).await
+    }
+
+    fn end_head(&mut self) {
+        if let Some((sender, deliveries)) = self.head.take() {
+            // Nobody waits any more: the connection is gone.
+            drop(sender.send(Head { deliveries, begun: Arc::clone(&self.begun) }));
+        }
+    }
+
+    fn delivery(&self, inner: &Inner, record: &Message) -> Option<Delivery> {
+        let options = &self.subscriber.options;
+        let message =
+            crate::message::Message::recorded(record, inner.cluster.now_ms(), Instant::now()).ok()?;
+        if options.no_local && *message.publisher() == self.subscriber.client_id {
+            return None;
+        }
+        let qos = message.qos().min(options.qos);
+        let subscription_ids: SmallVec<_> = self.subscriber.subscription_id.into_iter().collect();
+        Some(Delivery { message: Arc::new(message), qos, retain: true, subscription_ids })
     }
 }

@@ -14,8 +14,8 @@ use crate::config::SharedStrategy;
 use crate::message::Message;
 use crate::targets::Group;
 
-/// Groups whose member one publisher sticks to; a full memory is emptied.
-const STICKY: usize = 1_024;
+/// Groups that one publisher remembers; a full memory is emptied.
+const REMEMBERED: usize = 1_024;
 
 /// Who gets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,12 +38,16 @@ enum Member {
 #[derive(Debug)]
 pub(crate) struct Picker {
     strategy: SharedStrategy,
+    /// The member stuck to.
     sticky: HashMap<TopicFilter, Member, RandomState>,
+    /// Whose turn it is: of the whole group, whatever the topic. It begins anywhere, for else the first
+    /// member would get the first message of every publisher.
+    turns: HashMap<TopicFilter, usize, RandomState>,
 }
 
 impl Picker {
     pub(crate) fn new(strategy: SharedStrategy) -> Self {
-        Self { strategy, sticky: HashMap::default() }
+        Self { strategy, sticky: HashMap::default(), turns: HashMap::default() }
     }
 
     /// Picks a member; `None` only if the group has none.
@@ -54,11 +58,10 @@ impl Picker {
         if total == 0 {
             return None;
         }
-        let chance = |among: usize| usize::try_from(rand::random::<u32>()).unwrap_or_default() % among;
         let index = match self.strategy {
             SharedStrategy::Random => chance(total),
-            SharedStrategy::RoundRobin => group.next_turn() % total,
-            SharedStrategy::Local if local > 0 => group.next_turn() % local,
+            SharedStrategy::RoundRobin => self.next_turn(group) % total,
+            SharedStrategy::Local if local > 0 => self.next_turn(group) % local,
             SharedStrategy::Local => chance(total),
             SharedStrategy::Sticky => self.stick(group, chance(total)),
             SharedStrategy::HashClient => highest(group, message.publisher()),
@@ -67,13 +70,27 @@ impl Picker {
         pick_at(group, index)
     }
 
+    /// Counts a turn of the group.
+    fn next_turn(&mut self, group: &Group) -> usize {
+        if let Some(turn) = self.turns.get_mut(&group.filter) {
+            *turn = turn.wrapping_add(1);
+            return *turn;
+        }
+        if self.turns.len() >= REMEMBERED {
+            self.turns.clear();
+        }
+        let first = chance(usize::MAX);
+        self.turns.insert(group.filter.clone(), first);
+        first
+    }
+
     /// The index of the member stuck to, or `fresh` from now on.
     fn stick(&mut self, group: &Group, fresh: usize) -> usize {
         let known = self.sticky.get(&group.filter);
         if let Some(index) = known.and_then(|known| members(group).position(|member| member == *known)) {
             return index;
         }
-        if self.sticky.len() >= STICKY {
+        if self.sticky.len() >= REMEMBERED {
             self.sticky.clear();
         }
         if let Some(member) = members(group).nth(fresh) {
@@ -81,6 +98,10 @@ impl Picker {
         }
         fresh
     }
+}
+
+fn chance(among: usize) -> usize {
+    usize::try_from(rand::random::<u32>()).unwrap_or_default() % among
 }
 
 /// All members: local ones first, then node by node.

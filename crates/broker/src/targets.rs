@@ -5,7 +5,6 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
@@ -55,15 +54,6 @@ pub(crate) struct Group {
     pub(crate) local: Box<[Copy]>,
     /// Other nodes with members, and how many.
     pub(crate) nodes: Box<[(NodeId, u32)]>,
-    /// Turns taken, for round-robin.
-    turn: AtomicUsize,
-}
-
-impl Group {
-    /// Counts a turn.
-    pub(crate) fn next_turn(&self) -> usize {
-        self.turn.fetch_add(1, Ordering::Relaxed)
-    }
 }
 
 /// Everything that wants a topic.
@@ -167,7 +157,6 @@ impl Resolver {
             filter: filter.clone(),
             nodes: others(filter),
             local,
-            turn: AtomicUsize::new(0),
         };
         let here = self.local.shared.iter().map(|matched| {
             let copies = matched.members.iter().map(|(_, subscriber)| Copy::of(subscriber)).collect();

@@ -19,6 +19,7 @@ pub(crate) async fn publish_wills(inner: &Inner, mut outbox: mpsc::Receiver<Outb
     let bell = Bell::new();
     let mut pipeline: Pipeline<oneshot::Sender<()>> =
         Pipeline::new(Arc::clone(&inner.local), inner.cluster.clone(), bell.clone());
+    let mut resumed = inner.cluster.lease.resumed();
     loop {
         while let Some((published, _)) = pipeline.next_accepted() {
             // The shard's keeper may have lost its leadership meanwhile: another repeats.
@@ -30,10 +31,10 @@ pub(crate) async fn publish_wills(inner: &Inner, mut outbox: mpsc::Receiver<Outb
                 Some(message) => publish(inner, &mut pipeline, message),
                 None => return,
             },
-            () = pipeline.lane_has_room() => {}
+            () = pipeline.has_room() => {}
             () = bell.wait() => {}
-            // The lease rings no bell here.
-            () = tokio::time::sleep(std::time::Duration::from_millis(200)) => {}
+            // The sender lives as long as the cluster, which `inner` holds.
+            changed = resumed.changed() => drop(changed),
         }
     }
 }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use zwerm_machine::Control;
 use zwerm_machine::records::{Claim, Claimed, Message, Release};
 use zwerm_raft::{Group, GroupId, Host, Network, NetworkError};
 use zwerm_store::Engine;
@@ -55,7 +56,7 @@ pub struct Cluster(Arc<Shared>);
 pub struct Shared {
     pub(crate) config: Config,
     /// Who this node is.
-    pub own: Own,
+    pub own: Arc<Own>,
     pub(crate) cluster_id: Arc<OnceLock<String>>,
     pub(crate) formation: OnceLock<Formation>,
     formed: Notify,
@@ -75,7 +76,7 @@ pub struct Shared {
     pub(crate) inbound: InboundState,
     pub(crate) local: Arc<dyn Local>,
     /// This node's lease.
-    pub lease: Lease,
+    pub lease: Arc<Lease>,
     pub(crate) overseer: Overseer,
     /// Publishes this node's routes.
     pub routes: RouteClient,
@@ -135,7 +136,7 @@ impl Cluster {
         local: Arc<dyn Local>,
     ) -> Result<(Self, mpsc::Receiver<OutboxMessage>), StartError> {
         let known = formation::load(engine.as_ref())?;
-        let own = Own::new(config.id, config.name.clone(), config.start);
+        let own = Arc::new(Own::new(config.id, config.name.clone(), config.start));
         let cluster_id: Arc<OnceLock<String>> = Arc::default();
         let peers = Peers::new(own.id, Arc::clone(&cluster_id), dial);
         let network = Arc::new(RaftNetwork(peers.clone()));
@@ -162,7 +163,7 @@ impl Cluster {
             lanes: Arc::new(lanes),
             inbound: InboundState::default(),
             local,
-            lease: Lease::new(),
+            lease: Arc::new(Lease::new()),
             overseer: Overseer::new(),
             routes,
             outbox,
@@ -210,12 +211,28 @@ impl Cluster {
         self.client_of(&release.client_id)?.release(release).await
     }
 
-    /// Keeps a retained message (or deletes it: an empty payload); the ticket is dropped when that is safe.
+    /// Keeps a retained message of a topic (or deletes it: an empty payload); the ticket is dropped when that
+    /// is safe. Neither is made when there is an error.
     ///
     /// # Errors
-    /// [`ShardError::Busy`]: hand it again later. The ticket is dropped then, too.
-    pub fn retain(&self, message: Message, ticket: Option<Ticket>) -> Result<(), ShardError> {
-        self.client_of(&message.topic)?.retain(message, ticket)
+    /// [`ShardError::Busy`]: hand it again after [`wait_retain`](Self::wait_retain).
+    pub fn retain(
+        &self,
+        topic: &str,
+        message: impl FnOnce() -> Message,
+        ticket: impl FnOnce() -> Ticket,
+    ) -> Result<(), ShardError> {
+        self.client_of(topic)?.retain(message, ticket)
+    }
+
+    /// Waits until [`retain`](Self::retain) may take a message of this topic again.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn wait_retain(&self, topic: &str) {
+        if let Ok(client) = self.client_of(topic) {
+            client.room().await;
+        }
     }
 
     /// Sends all retained messages that match to `into`; see `retained.rs`.
@@ -236,7 +253,7 @@ impl Cluster {
         let shared = Arc::clone(&self.0);
         self.spawn(async move {
             let request = KickRequest { client_id, epoch, incarnation };
-            while shared.is_up(node, incarnation) {
+            while !shared.is_gone(node, incarnation) {
                 match shared.peers.kick(node, request.clone()).await {
                     Ok(()) => return,
                     Err(error) => tracing::debug!(node = format_args!("{node:016x}"), %error, "a kick failed; trying again"),
@@ -327,7 +344,16 @@ impl Shared {
     /// Whether exactly this incarnation of a node is up.
     #[must_use]
     pub fn is_up(&self, node: NodeId, incarnation: u64) -> bool {
-        self.control.state().node(node).is_some_and(|node| node.up && node.incarnation == incarnation)
+        is_up(&self.control.state(), node, incarnation)
+    }
+
+    /// Whether this incarnation of a node is known to be dead. One that is not known yet may live.
+    fn is_gone(&self, node: NodeId, incarnation: u64) -> bool {
+        let state = self.control.state();
+        let newest = state.node(node);
+        newest.is_some_and(|node| {
+            node.incarnation > incarnation || (node.incarnation == incarnation && !node.up)
+        })
     }
 
     /// The control group, once it is open here. `None`: the node stops first.
@@ -378,4 +404,9 @@ impl Shared {
         views.insert(shard, view);
         self.shard_views.store(Arc::new(views));
     }
+}
+
+/// Whether exactly this incarnation of a node is up.
+pub(crate) fn is_up(control: &Control, node: NodeId, incarnation: u64) -> bool {
+    control.node(node).is_some_and(|node| node.up && node.incarnation == incarnation)
 }

@@ -11,7 +11,7 @@ use zwerm_machine::records::{ControlCommand, NodeDown, Placement, control_comman
 use zwerm_raft::{Group, GroupId, Machine};
 
 use crate::NodeId;
-use crate::cluster::Shared;
+use crate::cluster::{Shared, is_up};
 use crate::keeper::keep_shard;
 use crate::ledger::{CONTROL, control_request, group_of};
 use crate::overseer::control_voters;
@@ -34,11 +34,16 @@ pub(crate) async fn open_groups(shared: &Arc<Shared>) {
         shared.spawn(async move { run_shard_client(&runner, shard, &mut queue).await });
     }
     let (lanes, peers) = (Arc::clone(&shared.lanes), shared.peers.clone());
-    let on_change = move |control: &Control| {
+    let before = move |control: &Control| {
         control.nodes().for_each(|node| peers.learn(node.id, &node.cluster_addr));
         lanes.follow(control);
     };
-    let replica = ControlReplica::new(Arc::clone(&shared.control), Box::new(on_change));
+    let (own, lease) = (Arc::clone(&shared.own), Arc::clone(&shared.lease));
+    let after = move |control: &Control| {
+        let is_up = |incarnation: &u64| is_up(control, own.id, *incarnation);
+        lease.route_as(Some(own.incarnation()).filter(is_up).unwrap_or_default());
+    };
+    let replica = ControlReplica::new(Arc::clone(&shared.control), Box::new(before), Box::new(after));
     open(shared, CONTROL, Box::new(replica), control_voters(&formation.members)).await;
     open_shards(shared).await;
 }

@@ -5,6 +5,7 @@
 //! clients may have other owners, so all its connections go and it comes back as a new incarnation.
 //! The leader's side is `overseer.rs`. Start at [`Lease::is_valid`].
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -40,27 +41,47 @@ impl Default for LeaseConfig {
     }
 }
 
-/// Until when this node holds its lease.
+/// What this node may do for its clients: route (its incarnation is up in the state that it has applied
+/// itself, so it knows every route that was promised without it) and acknowledge (until when it holds its
+/// lease).
 #[derive(Debug)]
 pub struct Lease {
     until: watch::Sender<Option<Instant>>,
+    /// The incarnation that routes; 0: none.
+    routing: AtomicU64,
+    resumed: watch::Sender<u64>,
 }
 
 impl Lease {
     pub(crate) fn new() -> Self {
-        Self { until: watch::Sender::new(None) }
+        Self { until: watch::Sender::new(None), routing: AtomicU64::new(0), resumed: watch::Sender::new(0) }
+    }
+
+    /// The incarnation of this node that may route; `None`: what it knows of routes may be too old. What one
+    /// incarnation routed must not be acknowledged in the name of another.
+    #[must_use]
+    pub fn routing(&self) -> Option<u64> {
+        Some(self.routing.load(Ordering::Acquire)).filter(|incarnation| *incarnation != 0)
+    }
+
+    /// Changes when this node may go on after it could not: route again, or acknowledge again.
+    #[must_use]
+    pub fn resumed(&self) -> watch::Receiver<u64> {
+        self.resumed.subscribe()
+    }
+
+    /// Called after each state of the control group that everybody can see, with the own incarnation if that
+    /// is up there, else 0.
+    pub(crate) fn route_as(&self, incarnation: u64) {
+        if self.routing.swap(incarnation, Ordering::AcqRel) != incarnation && incarnation != 0 {
+            self.resumed.send_modify(|times| *times += 1);
+        }
     }
 
     /// Whether the lease holds now.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.until.borrow().is_some_and(|until| Instant::now() < until)
-    }
-
-    /// Changes with every grant; a waiter for a lost lease looks again then.
-    #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Option<Instant>> {
-        self.until.subscribe()
     }
 
     /// The lease as `Some(time left)`, `None` when lost or never held.
@@ -70,11 +91,20 @@ impl Lease {
     }
 
     fn extend(&self, until: Instant) {
-        self.until.send_modify(|held| *held = (*held).max(Some(until)));
+        let mut lapsed = false;
+        self.until.send_modify(|held| {
+            // Whoever found it lost did so before now: none of them is missed.
+            lapsed = held.is_none_or(|held| held <= Instant::now());
+            *held = (*held).max(Some(until));
+        });
+        if lapsed {
+            self.resumed.send_modify(|times| *times += 1);
+        }
     }
 
     fn lose(&self) {
         self.until.send_replace(None);
+        self.route_as(0);
     }
 }
 
@@ -194,5 +224,45 @@ impl Shared {
             self.own.rise(incarnation);
             self.local.fenced();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_is_back_wakes_whoever_found_it_lost() {
+        let lease = Lease::new();
+        let ttl = Duration::from_secs(1);
+        lease.extend(Instant::now() + ttl);
+        let mut resumed = lease.resumed();
+        lease.extend(Instant::now() + 2 * ttl);
+        assert!(!resumed.has_changed().unwrap(), "it was not lost");
+        tokio::time::advance(2 * ttl).await;
+        assert!(!lease.is_valid());
+        lease.extend(Instant::now() + ttl);
+        assert!(lease.is_valid() && resumed.has_changed().unwrap());
+        resumed.mark_unchanged();
+        lease.lose();
+        lease.extend(Instant::now() + ttl);
+        assert!(resumed.has_changed().unwrap());
+    }
+
+    #[test]
+    fn routing_stops_with_the_incarnation_and_resumes_with_the_next() {
+        let lease = Lease::new();
+        assert_eq!(lease.routing(), None);
+        lease.route_as(7);
+        let mut resumed = lease.resumed();
+        lease.lose();
+        assert_eq!(lease.routing(), None);
+        assert!(!resumed.has_changed().unwrap());
+        lease.route_as(8);
+        assert_eq!(lease.routing(), Some(8));
+        assert!(resumed.has_changed().unwrap());
+        resumed.mark_unchanged();
+        lease.route_as(8);
+        assert!(!resumed.has_changed().unwrap());
     }
 }

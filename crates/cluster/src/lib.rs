@@ -37,7 +37,9 @@ pub use retained::RetainedMessages;
 pub use routes::{RouteClient, RoutePermit, Routed};
 pub use shards::ShardError;
 pub use status::{ClusterStatus, Formed};
-pub use transport::{CallError, Dial, Incoming, Io, MemoryNet, PeerStream, TcpDial, tcp_incoming};
+pub use transport::{
+    CallError, Dial, Incoming, Io, MemoryDial, MemoryNet, PeerStream, TcpDial, tcp_incoming,
+};
 
 pub use zwerm_machine::records::Node;
 pub use zwerm_raft::{Config as RaftConfig, GroupId, GroupStatus, NodeId, Role};

@@ -31,6 +31,8 @@ struct Seen {
     incarnation: u64,
     applied: u64,
     at: Instant,
+    /// It is being declared down: it gets no lease any more, also when it is heard again meanwhile.
+    given_up: bool,
 }
 
 /// What the leader knows of the other nodes. Empty while this node does not lead.
@@ -47,9 +49,17 @@ impl Overseer {
         Self { seen: Mutex::default(), leading: Mutex::default(), changed: watch::Sender::new(0) }
     }
 
-    fn note(&self, node: NodeId, incarnation: u64, applied: u64) {
-        self.seen.lock().insert(node, Seen { incarnation, applied, at: Instant::now() });
+    /// Notes a heartbeat; false if the incarnation is being declared down.
+    fn note(&self, node: NodeId, incarnation: u64, applied: u64) -> bool {
+        {
+            let mut seen = self.seen.lock();
+            if seen.get(&node).is_some_and(|seen| seen.given_up && seen.incarnation == incarnation) {
+                return false;
+            }
+            seen.insert(node, Seen { incarnation, applied, at: Instant::now(), given_up: false });
+        }
         self.changed.send_modify(|version| *version += 1);
+        true
     }
 
     fn may_grant(&self) -> bool {
@@ -111,18 +121,19 @@ async fn declare_down(shared: &Shared, leading_since: Instant) {
     let patience = shared.config.lease.ttl + shared.config.lease.margin;
     let grace = leading_since + shared.config.lease.ttl;
     let silent: Vec<(NodeId, u64)> = {
-        let seen = shared.overseer.seen.lock();
+        let mut seen = shared.overseer.seen.lock();
         let control = shared.control.state();
         let is_silent = |node: &&Node| {
             let heard = seen.get(&node.id).filter(|seen| seen.incarnation == node.incarnation);
             heard.map_or(grace, |seen| seen.at + patience) < Instant::now()
         };
-        control
-            .nodes()
-            .filter(|node| node.up)
-            .filter(is_silent)
-            .map(|node| (node.id, node.incarnation))
-            .collect()
+        let silent = control.nodes().filter(|node| node.up).filter(is_silent);
+        let silent: Vec<_> = silent.map(|node| (node.id, node.incarnation)).collect();
+        // From here on a heartbeat comes too late: a lease granted now would outlive the declaration.
+        for &(node, incarnation) in &silent {
+            seen.insert(node, Seen { incarnation, applied: 0, at: leading_since, given_up: true });
+        }
+        silent
     };
     for (id, incarnation) in silent {
         tracing::warn!(node = format_args!("{id:016x}"), incarnation, "a node is silent: declaring it down");
@@ -195,9 +206,9 @@ impl Shared {
                 return None;
             }
         }
-        self.overseer.note(id, incarnation, beat.applied);
         let ttl_ms = u32::try_from(self.config.lease.ttl.as_millis()).unwrap_or(u32::MAX);
-        self.overseer.may_grant().then_some(Grant { sequence: beat.sequence, ttl_ms })
+        let noted = self.overseer.note(id, incarnation, beat.applied);
+        (noted && self.overseer.may_grant()).then_some(Grant { sequence: beat.sequence, ttl_ms })
     }
 
     /// Waits until every node that is up has applied `index` of the control group. False: not the leader

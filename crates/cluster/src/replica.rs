@@ -62,31 +62,34 @@ impl ControlView {
     }
 }
 
-/// Called with the new state before anybody can see it.
+/// Called with a new state.
 pub(crate) type OnControl = Box<dyn Fn(&Control) + Send + Sync>;
 
 /// [`Control`] under Raft.
 pub(crate) struct ControlReplica {
     machine: Control,
     view: Arc<ControlView>,
-    on_change: OnControl,
+    before: OnControl,
+    after: OnControl,
     touched: bool,
 }
 
 impl ControlReplica {
-    pub(crate) fn new(view: Arc<ControlView>, on_change: OnControl) -> Self {
-        Self { machine: Control::new(), view, on_change, touched: false }
+    /// `before` is called before anybody can see a new state, `after` when everybody can.
+    pub(crate) fn new(view: Arc<ControlView>, before: OnControl, after: OnControl) -> Self {
+        Self { machine: Control::new(), view, before, after, touched: false }
     }
 
     fn publish(&mut self, index: u64) {
         if std::mem::take(&mut self.touched) {
-            (self.on_change)(&self.machine);
+            (self.before)(&self.machine);
             let generation = self.machine.routes().generation();
             if self.view.generation.load(Ordering::Relaxed) != generation {
                 self.view.routes.store(Arc::new(self.machine.routes().clone()));
                 self.view.generation.store(generation, Ordering::Release);
             }
             self.view.state.store(Arc::new(self.machine.clone()));
+            (self.after)(&self.machine);
         }
         self.view.applied.send_replace(index);
     }

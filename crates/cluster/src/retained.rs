@@ -41,7 +41,7 @@ impl Shared {
         filter: &TopicFilter,
         into: &mpsc::Sender<RetainedMessages>,
     ) -> Result<(), ShardError> {
-        let shards = self.control.state().shards();
+        let shards = self.formation.get().ok_or(ShardError::Unavailable)?.shards;
         let mut missing: BTreeSet<u32> = if filter.has_wildcard() {
             (0..shards).collect()
         } else {

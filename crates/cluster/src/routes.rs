@@ -102,7 +102,8 @@ pub(crate) async fn publish_routes(shared: &Shared, queue: &mut RouteQueue) {
 
 impl Publisher {
     fn restart(&mut self, incarnation: u64) {
-        (self.incarnation, self.version) = (incarnation, 0);
+        // The version goes on: were it to start anew within one incarnation, what follows would count as old.
+        self.incarnation = incarnation;
         self.routed.clear();
         self.dirty = self.wanted.clone();
     }

@@ -43,13 +43,41 @@ pub enum ShardError {
 
 enum Answer {
     To(oneshot::Sender<ShardReply>),
+    /// A claim of this client id: if nobody waits for the answer any more, it is given back.
+    Claim(String, oneshot::Sender<ShardReply>),
     /// A retained publish: only that it is safe matters.
-    Ticket(Option<Ticket>),
+    Stored(Stored),
+    /// Nobody waits.
+    Nobody,
+}
+
+/// The ticket of a retained publish: refused unless [`accept`](Self::accept) is called.
+struct Stored(Option<Ticket>);
+
+impl Stored {
+    fn accept(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Stored {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.0.take() {
+            ticket.refuse();
+        }
+    }
 }
 
 struct Job {
     command: Command,
     answer: Answer,
+}
+
+impl Job {
+    /// A claim whose connection went away before it was proposed.
+    fn is_abandoned(&self) -> bool {
+        matches!(&self.answer, Answer::Claim(_, sender) if sender.is_closed())
+    }
 }
 
 /// The way to one shard. Cheap to clone.
@@ -72,8 +100,12 @@ impl ShardClient {
     }
 
     async fn ask(&self, command: Command) -> Result<Reply, ShardError> {
-        let (answer, answered) = oneshot::channel();
-        let job = Job { command, answer: Answer::To(answer) };
+        let (sender, answered) = oneshot::channel();
+        let answer = match &command {
+            Command::Claim(claim) => Answer::Claim(claim.client_id.clone(), sender),
+            _ => Answer::To(sender),
+        };
+        let job = Job { command, answer };
         self.0.send(job).await.map_err(|_| ShardError::Unavailable)?;
         match answered.await.map_err(|_| ShardError::Unavailable)?.reply {
             Some(Reply::Ignored(ignored)) => Err(ShardError::Refused { reason: ignored.reason }),
@@ -105,43 +137,57 @@ impl ShardClient {
 
     /// Keeps a retained message; the ticket is dropped when a quorum has it on disk, refused if it was
     /// not taken.
-    pub(crate) fn retain(&self, message: Message, ticket: Option<Ticket>) -> Result<(), ShardError> {
-        let retain = Retain { message: Some(message), ..Retain::default() };
-        let job = Job { command: Command::Retain(retain), answer: Answer::Ticket(ticket) };
-        self.0.try_send(job).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => ShardError::Busy,
-            mpsc::error::TrySendError::Closed(_) => ShardError::Unavailable,
-        })
+    pub(crate) fn retain(
+        &self,
+        message: impl FnOnce() -> Message,
+        ticket: impl FnOnce() -> Ticket,
+    ) -> Result<(), ShardError> {
+        let place = self.0.try_reserve().map_err(|error| match error {
+            mpsc::error::TrySendError::Full(()) => ShardError::Busy,
+            mpsc::error::TrySendError::Closed(()) => ShardError::Unavailable,
+        })?;
+        let retain = Retain { message: Some(message()), ..Retain::default() };
+        place.send(Job { command: Command::Retain(retain), answer: Answer::Stored(Stored(Some(ticket()))) });
+        Ok(())
+    }
+
+    /// Waits until there is room for another command (or the node stops). Cancel safe.
+    pub(crate) async fn room(&self) {
+        // The place is given back at once: whoever comes first takes it.
+        drop(self.0.reserve().await);
     }
 }
 
 /// Serves one shard's queue until the node stops.
 pub(crate) async fn run_shard_client(shared: &Shared, shard: u32, queue: &mut ShardQueue) {
     let mut sequence = 0;
-    let mut carried = None;
+    // What goes before the queue: what did not fit into the last batch, and claims to be given back.
+    let mut first = Vec::new();
     loop {
-        let Some(first) = (match carried.take() {
-            Some(job) => Some(job),
-            None => queue.0.recv().await,
-        }) else {
-            return;
-        };
-        let mut bytes = first.command.encoded_len();
-        let mut jobs = vec![first];
+        let mut jobs = std::mem::take(&mut first);
+        if jobs.is_empty() {
+            let Some(job) = queue.0.recv().await else { return };
+            jobs.push(job);
+        }
+        let mut bytes: usize = jobs.iter().map(|job| job.command.encoded_len()).sum();
         while jobs.len() < BATCH {
             let Ok(job) = queue.0.try_recv() else { break };
             bytes += job.command.encoded_len();
             if bytes > BATCH_BYTES {
-                carried = Some(job);
+                first.push(job);
                 break;
             }
             jobs.push(job);
         }
-        propose_batch(shared, shard, jobs, &mut sequence).await;
+        jobs.retain(|job| !job.is_abandoned());
+        if !jobs.is_empty() {
+            first.extend(propose_batch(shared, shard, jobs, &mut sequence).await);
+        }
     }
 }
 
-async fn propose_batch(shared: &Shared, shard: u32, jobs: Vec<Job>, sequence: &mut u64) {
+/// Proposes until committed; returns what follows from answers that nobody waited for.
+async fn propose_batch(shared: &Shared, shard: u32, jobs: Vec<Job>, sequence: &mut u64) -> Vec<Job> {
     let mut commands = Vec::with_capacity(jobs.len());
     let mut answers = Vec::with_capacity(jobs.len());
     for Job { mut command, answer } in jobs {
@@ -159,22 +205,29 @@ async fn propose_batch(shared: &Shared, shard: u32, jobs: Vec<Job>, sequence: &m
     let reply = shared.propose(request).await;
     let replies = ShardReplies::decode(reply).map(|replies| replies.replies).unwrap_or_default();
     let mut replies = replies.into_iter();
-    for answer in answers {
-        settle(answer, replies.next().unwrap_or_default());
-    }
+    answers.into_iter().filter_map(|answer| settle(answer, replies.next().unwrap_or_default())).collect()
 }
 
-fn settle(answer: Answer, reply: ShardReply) {
+fn settle(answer: Answer, reply: ShardReply) -> Option<Job> {
     match answer {
         // Nobody waits any more: the connection is gone.
         Answer::To(sender) => drop(sender.send(reply)),
-        Answer::Ticket(ticket) => {
-            if !matches!(reply.reply, Some(Reply::Retained(_) | Reply::Applied(_))) {
-                tracing::warn!(?reply, "a retained message was not taken");
-                if let Some(ticket) = ticket {
-                    ticket.refuse();
-                }
-            }
+        Answer::Claim(client_id, sender) => {
+            return sender.send(reply).err().and_then(|reply| give_back(client_id, &reply));
         }
+        Answer::Stored(stored) => match reply.reply {
+            Some(Reply::Retained(_) | Reply::Applied(_)) => stored.accept(),
+            reply => tracing::warn!(?reply, "a retained message was not taken"),
+        },
+        Answer::Nobody => {}
     }
+    None
+}
+
+/// The connection went away while its claim was on its way: it must not own the client id for ever. Its
+/// client was never told that it is connected, so there is no will.
+fn give_back(client_id: String, reply: &ShardReply) -> Option<Job> {
+    let Some(Reply::Claimed(claimed)) = &reply.reply else { return None };
+    let release = Release { client_id, epoch: claimed.epoch, fire_will: false, expiry_s: None };
+    Some(Job { command: Command::Release(release), answer: Answer::Nobody })
 }

@@ -43,8 +43,8 @@ impl std::fmt::Debug for InboundState {
 }
 
 struct Producer {
-    /// Of the sender.
-    incarnation: u64,
+    /// Of the sender and of the receiver: each lane is for one pair and numbers its records from 1.
+    incarnations: (u64, u64),
     /// Grows with each stream; an older stream stops.
     stream: u64,
     /// Everything up to here was handed to the receiver.
@@ -79,7 +79,14 @@ pub(crate) fn accept_lane(
         let mut producers = state.producers.lock();
         let fresh = || {
             let (pending, receiver, bell) = (VecDeque::new(), inbound.receiver(), Bell::new());
-            Arc::new(Mutex::new(Producer { incarnation: 0, stream: 0, last: 0, pending, receiver, bell }))
+            Arc::new(Mutex::new(Producer {
+                incarnations: (0, 0),
+                stream: 0,
+                last: 0,
+                pending,
+                receiver,
+                bell,
+            }))
         };
         Arc::clone(producers.entry(from).or_insert_with(fresh))
     };
@@ -150,8 +157,9 @@ impl Lane {
 impl Producer {
     /// Delivers a batch; answers with the runs that are accepted already.
     fn take(&mut self, batch: ForwardBatch) -> Result<Vec<u64>, Status> {
-        if batch.incarnation != self.incarnation {
-            (self.incarnation, self.last) = (batch.incarnation, 0);
+        let incarnations = (batch.incarnation, batch.receiver_incarnation);
+        if incarnations != self.incarnations {
+            (self.incarnations, self.last) = (incarnations, 0);
             self.pending.clear();
         }
         let mut runs = Vec::new();

@@ -7,6 +7,7 @@ mod calls;
 mod memory;
 mod raft_link;
 mod service;
+mod severable;
 
 use std::io;
 use std::pin::Pin;
@@ -20,7 +21,7 @@ use tonic::transport::server::Connected;
 
 pub use calls::CallError;
 pub(crate) use calls::Peers;
-pub use memory::MemoryNet;
+pub use memory::{MemoryDial, MemoryNet};
 pub(crate) use service::serve;
 
 /// The contract between nodes, compiled from proto/peer.proto.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,6 @@ use tonic::{Request, Response, Status, Streaming};
 use zwerm_raft::GroupId;
 use zwerm_wire::TopicFilter;
 
-use super::Incoming;
 use super::calls::{CLUSTER_KEY, MAX_MESSAGE, NODE_KEY};
 use super::proto::peer_server::{Peer, PeerServer};
 use super::proto::propose_reply::Outcome;
@@ -23,6 +22,8 @@ use super::proto::{
     Beat, FormReply, Formation, ForwardAck, ForwardBatch, Grant, Introduction, KickReply, KickRequest,
     ProposeReply, ProposeRequest, RaftCall, RaftReply, RetainedBatch, RetainedRequest,
 };
+use super::severable::Severable;
+use super::{Incoming, PeerStream};
 use crate::NodeId;
 use crate::cluster::Shared;
 use crate::forward::accept_lane;
@@ -42,8 +43,11 @@ pub(crate) async fn serve(shared: Arc<Shared>, incoming: Incoming, stop: Cancell
         .initial_connection_window_size(8 * 1024 * 1024)
         .http2_keepalive_interval(Some(std::time::Duration::from_secs(5)))
         .add_service(service);
-    let served = stop.run_until_cancelled(server.serve_with_incoming(incoming)).await;
-    if let Some(Err(error)) = served {
+    let severing = stop.clone();
+    let incoming = incoming.map(move |io| io.map(|io| PeerStream::new(Severable::new(io, severing.clone()))));
+    // The streams of other nodes never end by themselves: each connection is severed, and waited for.
+    let served = server.serve_with_incoming_shutdown(incoming, stop.cancelled()).await;
+    if let Err(error) = served {
         tracing::error!(%error, "the listener for other nodes failed");
     }
 }
@@ -158,9 +162,18 @@ impl Peer for Service {
         let RetainedRequest { shards, filter } = request.into_inner();
         let filter = TopicFilter::new(filter).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let (sender, receiver) = mpsc::channel(RETAINED_QUEUE);
+        let (complete, end) = oneshot::channel();
         let shared = Arc::clone(&self.shared);
-        self.shared.spawn(async move { answer_retained(&shared, &shards, &filter, &sender).await });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        self.shared.spawn(async move {
+            answer_retained(&shared, &shards, &filter, &sender).await;
+            // The caller is gone if nobody listens.
+            complete.send(()).unwrap_or_default();
+        });
+        // An answer that was cut short by the node's end must not look like a whole one.
+        let end = futures::StreamExt::filter_map(futures::stream::once(end), |end| {
+            futures::future::ready(end.err().map(|_| Err(Status::unavailable("this node is stopping"))))
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver).chain(end))))
     }
 
     async fn kick(&self, request: Request<KickRequest>) -> Result<Response<KickReply>, Status> {
@@ -180,7 +193,8 @@ async fn answer_retained(
 ) {
     for &shard in shards {
         let (into, mut batches) = mpsc::channel::<RetainedMessages>(RETAINED_QUEUE);
-        let forward = async {
+        // Owns its end, so that the reading ends with it when the caller is gone.
+        let forward = async move {
             while let Some(batch) = batches.recv().await {
                 let messages = batch.iter().map(|message| message.encode_to_vec().into()).collect();
                 if replies.send(Ok(RetainedBatch { messages, refused: Vec::new() })).await.is_err() {

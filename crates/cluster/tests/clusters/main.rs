@@ -1,0 +1,17 @@
+//! Clusters of three nodes in one process, over pipes and engines in memory.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+mod fixture;
+mod forming;
+mod lanes;
+mod members;
+mod owners;
+mod recorder;
+mod retained;

@@ -1,0 +1,88 @@
+//! What stands in for the broker: it writes down what the cluster asks of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use zwerm_cluster::forward::{Inbound, Receiver, Record};
+use zwerm_cluster::receipt::{Bell, Receipt, Ticket};
+use zwerm_cluster::{Local, NodeId, OutboxMessage};
+
+use crate::fixture::World;
+
+/// Everything that one node was told.
+#[derive(Default)]
+pub struct Recorder {
+    pub kicks: Mutex<Vec<(String, u64)>>,
+    pub fenced: AtomicU32,
+    pub delivered: Mutex<Vec<Record>>,
+    /// While set, deliveries are not accepted.
+    pub withholds: AtomicBool,
+    pub withheld: Mutex<Vec<Ticket>>,
+}
+
+impl Recorder {
+    pub fn payloads(&self) -> Vec<String> {
+        let delivered = self.delivered.lock();
+        delivered.iter().map(|record| String::from_utf8(record.payload.to_vec()).unwrap()).collect()
+    }
+}
+
+pub struct Door(Arc<Recorder>);
+
+impl Local for Door {
+    fn kick(&self, client_id: &str, epoch: u64) {
+        self.0.kicks.lock().push((client_id.to_owned(), epoch));
+    }
+
+    fn fenced(&self) {
+        self.0.fenced.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Inbound for Door {
+    fn receiver(&self) -> Box<dyn Receiver> {
+        Box::new(Door(Arc::clone(&self.0)))
+    }
+}
+
+impl Receiver for Door {
+    fn deliver(&mut self, record: Record, bell: &Bell) -> Option<Receipt> {
+        self.0.delivered.lock().push(record);
+        if !self.0.withholds.load(Ordering::SeqCst) {
+            return None;
+        }
+        let receipt = Receipt::new(bell.clone());
+        self.0.withheld.lock().push(receipt.ticket());
+        Some(receipt)
+    }
+}
+
+/// What a test holds of each node.
+pub struct App {
+    pub recorder: Arc<Recorder>,
+    pub outbox: Mutex<mpsc::Receiver<OutboxMessage>>,
+}
+
+impl World<App> {
+    pub async fn start(&mut self, node: NodeId) {
+        let recorder = Arc::new(Recorder::default());
+        let door = Arc::new(Door(Arc::clone(&recorder)));
+        self.start_with(node, door, |_, outbox| App { recorder, outbox: Mutex::new(outbox) }).await;
+    }
+
+    /// Three nodes that are a cluster.
+    pub async fn formed() -> Self {
+        let mut world = Self::new(3);
+        for node in 1..=3 {
+            world.start(node).await;
+        }
+        world.ready().await;
+        world
+    }
+
+    pub fn recorder(&self, node: NodeId) -> &Recorder {
+        &self.app(node).recorder
+    }
+}
