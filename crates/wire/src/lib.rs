@@ -1,7 +1,7 @@
 //! MQTT bytes to packets and back, for 3.1, 3.1.1 and 5.0: strict, zero-copy, pure.
 //!
 //! Every byte from outside is checked here, once; what leaves this crate as a type is valid.
-//! It knows nothing of sockets, sessions or time. Start at [`Packet`], then [`Decoder`] and [`encode`].
+//! It knows nothing of sockets, sessions or time. Start at [`Packet`], then [`Decoder`] and [`encode()`].
 
 // What a stranger sends must not be able to panic or to be cut to size.
 #![cfg_attr(

@@ -1,7 +1,7 @@
 //! `zwerm sub`: prints what comes on some topics.
 //!
 //! A QoS 2 message is printed when it is released, so that what is printed was delivered exactly once.
-//! Start at [`run`]; [`receive`] is the part behind the command line.
+//! Start at [`run`]; `receive` is the part behind the command line.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
