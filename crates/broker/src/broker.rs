@@ -122,6 +122,8 @@ impl Broker {
         let claimed = inner.claim(&client_id, connect, incarnation).await.inspect_err(|_| {
             inner.local.counters.attach_failed.add(1);
         })?;
+        // Also when this connection is outdated itself by now: nobody else knows of the one before it.
+        inner.kick_previous(&client_id, &claimed);
         let mailbox = Arc::new(Mailbox::new(inner.local.config.queue, Bell::new()));
         if !attaching.attach(claimed.epoch, &mailbox) {
             return Err(AttachError::TakenOver);
@@ -131,7 +133,6 @@ impl Broker {
             inner.local.clients.detach(&client_id, claimed.epoch);
             return Err(AttachError::Unavailable);
         }
-        inner.kick_previous(&client_id, &claimed);
         inner.local.counters.attached.add(1);
         let attachment = Attachment::new(Arc::clone(inner), client_id, claimed.epoch, mailbox);
         let session_present = claimed.session_present;
@@ -214,12 +215,9 @@ impl Inner {
         }
     }
 
-    /// Tells the owner before this one, unless it was on this node: then registering has ended it.
+    /// Tells the owner before this one to close.
     fn kick_previous(&self, client_id: &ByteString, claimed: &Claimed) {
-        let Some(previous) = claimed.previous.as_ref().filter(|previous| previous.connected) else { return };
-        if previous.node == self.cluster.own.id {
-            self.local.clients.kick(client_id, claimed.epoch);
-        } else {
+        if let Some(previous) = claimed.previous.as_ref().filter(|previous| previous.connected) {
             self.cluster.kick(previous.node, previous.incarnation, client_id.to_string(), claimed.epoch);
         }
     }

@@ -247,21 +247,29 @@ impl Cluster {
         self.read_retained(filter, into).await
     }
 
-    /// Tells an older owner of a client id, on another node, to close. Goes on until it was told or is
-    /// down; does not wait.
+    /// Tells an older owner of a client id to close. Goes on until it was told or is down; does not wait.
     pub fn kick(&self, node: NodeId, incarnation: u64, client_id: String, epoch: u64) {
-        let shared = Arc::clone(&self.0);
-        self.spawn(async move {
-            let request = KickRequest { client_id, epoch, incarnation };
-            while !shared.is_gone(node, incarnation) {
-                match shared.peers.kick(node, request.clone()).await {
-                    Ok(()) => return,
-                    Err(error) => tracing::debug!(node = format_args!("{node:016x}"), %error, "a kick failed; trying again"),
-                }
-                tokio::time::sleep(KICK_RETRY).await;
-            }
-        });
+        kick(&self.0, node, KickRequest { client_id, epoch, incarnation });
     }
+}
+
+/// See [`Cluster::kick`].
+pub(crate) fn kick(shared: &Arc<Shared>, node: NodeId, request: KickRequest) {
+    if node == shared.own.id {
+        return shared.local.kick(&request.client_id, request.epoch);
+    }
+    let kicking = Arc::clone(shared);
+    shared.spawn(async move {
+        while !kicking.is_gone(node, request.incarnation) {
+            match kicking.peers.kick(node, request.clone()).await {
+                Ok(()) => return,
+                Err(error) => {
+                    tracing::debug!(node = format_args!("{node:016x}"), %error, "a kick failed; trying again")
+                }
+            }
+            tokio::time::sleep(KICK_RETRY).await;
+        }
+    });
 }
 
 fn spawn_tasks(shared: &Arc<Shared>, incoming: Incoming, mut route_queue: RouteQueue) {

@@ -3,18 +3,20 @@
 //! One batch at a time and per shard keeps the order of retained messages; a repeat after an unknown
 //! outcome is recognised by token, epoch or sequence. Knows no sessions. Start at [`ShardClient`].
 
+use std::sync::Arc;
+
 use prost::Message as _;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use zwerm_machine::records::{
-    Claim, Claimed, Message, Release, Retain, ShardBatch, ShardCommand, ShardReplies, ShardReply,
+    Claim, Claimed, Message, Owner, Release, Retain, ShardBatch, ShardCommand, ShardReplies, ShardReply,
     shard_command::Command, shard_reply::Reply,
 };
 
-use crate::cluster::Shared;
+use crate::cluster::{Shared, kick};
 use crate::ledger::group_of;
 use crate::receipt::Ticket;
-use crate::transport::proto::ProposeRequest;
+use crate::transport::proto::{KickRequest, ProposeRequest};
 
 /// Commands that wait in front of one shard; more wait in their callers, and a retained publish is
 /// refused as busy.
@@ -159,7 +161,7 @@ impl ShardClient {
 }
 
 /// Serves one shard's queue until the node stops.
-pub(crate) async fn run_shard_client(shared: &Shared, shard: u32, queue: &mut ShardQueue) {
+pub(crate) async fn run_shard_client(shared: &Arc<Shared>, shard: u32, queue: &mut ShardQueue) {
     let mut sequence = 0;
     // What goes before the queue: what did not fit into the last batch, and claims to be given back.
     let mut first = Vec::new();
@@ -187,7 +189,7 @@ pub(crate) async fn run_shard_client(shared: &Shared, shard: u32, queue: &mut Sh
 }
 
 /// Proposes until committed; returns what follows from answers that nobody waited for.
-async fn propose_batch(shared: &Shared, shard: u32, jobs: Vec<Job>, sequence: &mut u64) -> Vec<Job> {
+async fn propose_batch(shared: &Arc<Shared>, shard: u32, jobs: Vec<Job>, sequence: &mut u64) -> Vec<Job> {
     let mut commands = Vec::with_capacity(jobs.len());
     let mut answers = Vec::with_capacity(jobs.len());
     for Job { mut command, answer } in jobs {
@@ -205,15 +207,18 @@ async fn propose_batch(shared: &Shared, shard: u32, jobs: Vec<Job>, sequence: &m
     let reply = shared.propose(request).await;
     let replies = ShardReplies::decode(reply).map(|replies| replies.replies).unwrap_or_default();
     let mut replies = replies.into_iter();
-    answers.into_iter().filter_map(|answer| settle(answer, replies.next().unwrap_or_default())).collect()
+    answers
+        .into_iter()
+        .filter_map(|answer| settle(shared, answer, replies.next().unwrap_or_default()))
+        .collect()
 }
 
-fn settle(answer: Answer, reply: ShardReply) -> Option<Job> {
+fn settle(shared: &Arc<Shared>, answer: Answer, reply: ShardReply) -> Option<Job> {
     match answer {
         // Nobody waits any more: the connection is gone.
         Answer::To(sender) => drop(sender.send(reply)),
         Answer::Claim(client_id, sender) => {
-            return sender.send(reply).err().and_then(|reply| give_back(client_id, &reply));
+            return sender.send(reply).err().and_then(|reply| give_back(shared, client_id, &reply));
         }
         Answer::Stored(stored) => match reply.reply {
             Some(Reply::Retained(_) | Reply::Applied(_)) => stored.accept(),
@@ -225,9 +230,14 @@ fn settle(answer: Answer, reply: ShardReply) -> Option<Job> {
 }
 
 /// The connection went away while its claim was on its way: it must not own the client id for ever. Its
-/// client was never told that it is connected, so there is no will.
-fn give_back(client_id: String, reply: &ShardReply) -> Option<Job> {
+/// client was never told that it is connected, so there is no will. The connection before it is outdated
+/// all the same.
+fn give_back(shared: &Arc<Shared>, client_id: String, reply: &ShardReply) -> Option<Job> {
     let Some(Reply::Claimed(claimed)) = &reply.reply else { return None };
+    if let Some(Owner { node, incarnation, connected: true, .. }) = claimed.previous {
+        let request = KickRequest { client_id: client_id.clone(), epoch: claimed.epoch, incarnation };
+        kick(shared, node, request);
+    }
     let release = Release { client_id, epoch: claimed.epoch, fire_will: false, expiry_s: None };
     Some(Job { command: Command::Release(release), answer: Answer::Nobody })
 }
