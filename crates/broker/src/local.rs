@@ -3,12 +3,13 @@
 //! Messages of other nodes enter here and are never routed again. Knows the cluster only as the one
 //! that calls. Start at [`LocalSessions::deliver`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use zwerm_cluster::Local;
-use zwerm_cluster::forward::{Inbound, Receiver, Record, Target};
+use zwerm_cluster::forward::{Inbound, Origin, Receiver, Record, Target};
 use zwerm_cluster::receipt::{Bell, Receipt};
 use zwerm_wire::{QoS, ReasonCode};
 
@@ -30,6 +31,8 @@ pub(crate) struct LocalSessions {
     pub(crate) counters: Counters,
     /// Clients over the bounds of their queue.
     congested: Mutex<Vec<Arc<Mailbox>>>,
+    /// Per shard the last sequence of its outbox that was delivered here.
+    outboxes: Mutex<BTreeMap<u32, u64>>,
 }
 
 impl LocalSessions {
@@ -40,7 +43,19 @@ impl LocalSessions {
             clients: Clients::default(),
             counters: Counters::default(),
             congested: Mutex::default(),
+            outboxes: Mutex::default(),
         }
+    }
+
+    /// Whether a message of a shard's outbox was delivered here before: its leader died between publishing
+    /// and noting that it had. Every leader publishes in order, so what is not newer is a repeat.
+    pub(crate) fn is_repeat(&self, message: &Message) -> bool {
+        let Some(Origin { shard, sequence }) = message.origin() else { return false };
+        let mut outboxes = self.outboxes.lock();
+        let last = outboxes.entry(shard).or_default();
+        let repeat = sequence <= *last;
+        *last = (*last).max(sequence);
+        repeat
     }
 
     /// Puts a copy into each client's queue.
@@ -152,6 +167,9 @@ impl Receiver for LaneReceiver {
             local.counters.dropped_expired.add(1);
             return None;
         }
+        if local.is_repeat(&message) {
+            return None;
+        }
         let targets = self.resolver.resolve(message.topic(), &local.subscriptions);
         let mut acceptance = Acceptance::new(bell);
         if plain {
@@ -164,5 +182,56 @@ impl Receiver for LaneReceiver {
         }
         // Nobody waits for QoS 0, so its copies hand out no tickets.
         acceptance.into_receipt().filter(|_| message.qos() != QoS::AtMostOnce)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use zwerm_wire::{SubscribeOptions, TopicFilter, TopicName};
+
+    use super::*;
+    use crate::subscriptions::Subscriber;
+
+    fn record(shard: u32, sequence: u64) -> Record {
+        Record {
+            target: Target { plain: true, groups: Vec::new() },
+            publisher: "gone".into(),
+            topic: TopicName::new("will/gone").unwrap(),
+            qos: QoS::AtLeastOnce,
+            retain: false,
+            origin: Some(Origin { shard, sequence }),
+            expires_in_ms: None,
+            properties: None,
+            payload: Bytes::from_static(b"offline"),
+        }
+    }
+
+    #[test]
+    fn a_will_that_two_leaders_of_its_shard_publish_is_delivered_once() {
+        let local = Arc::new(LocalSessions::new(Config::default()));
+        let mailbox = Arc::new(Mailbox::new(local.config.queue, Bell::new()));
+        let subscriber = Subscriber {
+            key: 1,
+            client_id: "watcher".into(),
+            mailbox: Arc::clone(&mailbox),
+            options: SubscribeOptions { qos: QoS::AtLeastOnce, ..SubscribeOptions::default() },
+            subscription_id: None,
+        };
+        local.subscriptions.add(&TopicFilter::new("will/#").unwrap(), Arc::new(subscriber));
+        let door = LocalDoor(Arc::clone(&local));
+        let (mut old, mut new, bell) = (door.receiver(), door.receiver(), Bell::new());
+        for sequence in [4, 5] {
+            assert!(old.deliver(record(0, sequence), &bell).is_none());
+        }
+        // The new leader begins with what it does not know to be published; another shard counts for itself.
+        for (shard, sequence) in [(0, 5), (0, 6), (1, 5)] {
+            assert!(new.deliver(record(shard, sequence), &bell).is_none());
+        }
+        let mut taken = Vec::new();
+        mailbox.take(usize::MAX, &mut taken);
+        let origins: Vec<_> = taken.iter().filter_map(|delivery| delivery.message.origin()).collect();
+        let origin = |shard, sequence| Origin { shard, sequence };
+        assert_eq!(origins, [origin(0, 4), origin(0, 5), origin(0, 6), origin(1, 5)]);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use bytestring::ByteString;
 use tokio::time::{Duration, Instant};
-use zwerm_cluster::forward::{Body, Record, Target};
+use zwerm_cluster::forward::{Body, Origin, Record, Target};
 use zwerm_machine::message::{self, Header, MessageError};
 use zwerm_machine::records;
 use zwerm_wire::{MessageProperties, Protocol, Publish, PublishFrame, QoS, TopicName};
@@ -33,6 +33,7 @@ pub struct Message {
     payload: Bytes,
     properties: Option<Box<MessageProperties>>,
     expires_at: Option<Instant>,
+    origin: Option<Origin>,
     /// By protocol family and presence of a packet id; `None` when it cannot be encoded.
     frames: [OnceLock<Option<PublishFrame>>; 4],
     body: OnceLock<Body>,
@@ -50,7 +51,7 @@ impl Message {
     /// From another node.
     #[must_use]
     pub fn forwarded(record: Record, now: Instant) -> Self {
-        let Record { publisher, topic, qos, retain, expires_in_ms, properties, payload, .. } = record;
+        let Record { publisher, topic, qos, retain, origin, expires_in_ms, properties, payload, .. } = record;
         let expires_at = expires_in_ms.and_then(|ms| now.checked_add(Duration::from_millis(ms)));
         // The record has the milliseconds only; receivers are told seconds (MQTT 5.0 section 3.3.2.3.3).
         let properties = match expires_in_ms {
@@ -61,7 +62,8 @@ impl Message {
                 Some(properties)
             }
         };
-        Self::new(publisher, topic, (qos, retain), payload, properties, expires_at)
+        let message = Self::new(publisher, topic, (qos, retain), payload, properties, expires_at);
+        Self { origin, ..message }
     }
 
     /// From what a shard keeps: a retained message or a will that fired.
@@ -86,7 +88,28 @@ impl Message {
         expires_at: Option<Instant>,
     ) -> Self {
         let frames = Default::default();
-        Self { publisher, topic, qos, retain, payload, properties, expires_at, frames, body: OnceLock::new() }
+        Self {
+            publisher,
+            topic,
+            qos,
+            retain,
+            payload,
+            properties,
+            expires_at,
+            origin: None,
+            frames,
+            body: OnceLock::new(),
+        }
+    }
+
+    /// The same message as a shard's outbox publishes it.
+    pub(crate) fn of_outbox(self, origin: Origin) -> Self {
+        Self { origin: Some(origin), ..self }
+    }
+
+    /// `Some` if a shard published it.
+    pub(crate) fn origin(&self) -> Option<Origin> {
+        self.origin
     }
 
     /// Client id of the publisher.
@@ -170,6 +193,7 @@ impl Message {
                 topic: self.topic.clone(),
                 qos: self.qos,
                 retain: self.retain,
+                origin: self.origin,
                 expires_in_ms: self.expires_at.map(left),
                 properties: self.properties.clone(),
                 payload: self.payload.clone(),

@@ -214,7 +214,9 @@ impl<T> Pipeline<T> {
             );
         }
         let mut acceptance = Acceptance::new(&self.bell);
-        self.local.deliver(&targets.local, &message, &mut acceptance);
+        if !self.local.is_repeat(&message) {
+            self.local.deliver(&targets.local, &message, &mut acceptance);
+        }
         let destinations = destinations(&self.local, &mut self.picker, &targets, &message, &mut acceptance);
         let receipt = acceptance.into_receipt();
         self.forward(message, destinations, receipt)

@@ -1,7 +1,7 @@
 //! Publishes what shards publish themselves: the wills that fired.
 //!
 //! The shard repeats what was not confirmed, so a confirmation is given only when everything that
-//! matters has accepted. Start at [`publish_wills`].
+//! matters has accepted; a repeat is known by its place in the outbox and not delivered again. Start at [`publish_wills`].
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ fn publish(inner: &Inner, pipeline: &mut Pipeline<oneshot::Sender<()>>, will: Ou
     match Message::recorded(&will.message, inner.cluster.now_ms(), Instant::now()) {
         Ok(message) => {
             inner.local.counters.wills.add(1);
-            pipeline.admit(message, Some(will.published));
+            pipeline.admit(message.of_outbox(will.origin), Some(will.published));
         }
         Err(error) => {
             tracing::error!(%error, topic = will.message.topic, "a will is malformed and is dropped");

@@ -16,6 +16,7 @@ use zwerm_raft::Group;
 
 use crate::NodeId;
 use crate::cluster::Shared;
+use crate::forward::Origin;
 use crate::replica::ShardView;
 use crate::shards::ShardClient;
 
@@ -35,6 +36,8 @@ const CAUGHT_UP: u64 = 16;
 pub struct OutboxMessage {
     /// What to publish.
     pub message: Arc<Message>,
+    /// Its place, by which repeats are known.
+    pub origin: Origin,
     /// To be told when all that matters have accepted it; dropped unsent, it is tried again.
     pub published: oneshot::Sender<()>,
 }
@@ -55,11 +58,12 @@ pub(crate) async fn keep_shard(
     let mut control = shared.control.applied();
     let mut lost = Lost::new();
     let mut leading = None;
+    let shard = group.id().0.saturating_sub(1);
     loop {
         let state = view.state();
         if group.is_leader() {
             let since = *leading.get_or_insert_with(Instant::now);
-            let did = duties(shared, &state, client, outbox, &mut lost).await;
+            let did = duties(shared, shard, &state, (client, outbox), &mut lost).await;
             if did {
                 continue;
             }
@@ -110,9 +114,9 @@ fn until_due(shared: &Shared, state: &Shard) -> Duration {
 /// Does what is due; true if something was done (and the state has changed).
 async fn duties(
     shared: &Shared,
+    shard: u32,
     state: &Shard,
-    client: &ShardClient,
-    outbox: &mpsc::Sender<OutboxMessage>,
+    (client, outbox): (&ShardClient, &mpsc::Sender<OutboxMessage>),
     lost: &mut Lost,
 ) -> bool {
     for (node, incarnation) in dead_incarnations(shared) {
@@ -127,7 +131,7 @@ async fn duties(
     if state.next_due_ms().is_some_and(|due| due <= shared.now_ms()) {
         return client.tell(Command::Tick(Tick {})).await.is_ok();
     }
-    state.outbox_len() > 0 && publish_outbox(state, client, outbox).await
+    state.outbox_len() > 0 && publish_outbox(shard, state, client, outbox).await
 }
 
 /// Per node the newest incarnation that is dead.
@@ -140,11 +144,17 @@ fn dead_incarnations(shared: &Shared) -> Vec<(NodeId, u64)> {
     control.nodes().filter_map(dead).collect()
 }
 
-async fn publish_outbox(state: &Shard, client: &ShardClient, outbox: &mpsc::Sender<OutboxMessage>) -> bool {
+async fn publish_outbox(
+    shard: u32,
+    state: &Shard,
+    client: &ShardClient,
+    outbox: &mpsc::Sender<OutboxMessage>,
+) -> bool {
     let mut waiting = Vec::new();
     for (sequence, message) in state.outbox().take(OUTBOX_BATCH) {
         let (published, done) = oneshot::channel();
-        if outbox.send(OutboxMessage { message: Arc::clone(message), published }).await.is_err() {
+        let origin = Origin { shard, sequence };
+        if outbox.send(OutboxMessage { message: Arc::clone(message), origin, published }).await.is_err() {
             return false;
         }
         waiting.push((sequence, done));

@@ -334,6 +334,7 @@ mod tests {
             topic: TopicName::new("t").unwrap(),
             qos,
             retain: false,
+            origin: None,
             expires_in_ms: None,
             properties: None,
             payload: Bytes::from_static(b"x"),

@@ -4,8 +4,8 @@
 //! record  := sequence-delta:varint target body-length:varint body
 //! target  := 0x01 if plain subscribers match | 0x02 if groups follow; then count:varint (length:varint filter)*
 //! body    := flags publisher-length:varint publisher topic-length:varint topic
-//!            [expiry-ms:varint] [properties-length:varint properties] payload (the rest)
-//! flags   := qos (2 bits) | 0x04 retain | 0x08 properties | 0x10 expiry
+//!            [shard:varint outbox-sequence:varint] [expiry-ms:varint] [properties-length:varint properties] payload (the rest)
+//! flags   := qos (2 bits) | 0x04 retain | 0x08 properties | 0x10 expiry | 0x20 of a shard's outbox
 //! ```
 //! The body is encoded once and copied into the batch of every peer; the target differs per peer.
 //! Properties are a `zwerm.records.v1.Properties`. Knows no streams. Start at [`Body::encode`].
@@ -25,6 +25,7 @@ pub(super) const VERSION: u32 = 1;
 const RETAIN: u8 = 0x04;
 const PROPERTIES: u8 = 0x08;
 const EXPIRY: u8 = 0x10;
+const ORIGIN: u8 = 0x20;
 const PLAIN: u8 = 0x01;
 const GROUPS: u8 = 0x02;
 
@@ -42,6 +43,16 @@ pub struct Target {
     pub groups: Vec<TopicFilter>,
 }
 
+/// Where a message that a shard publishes itself comes from. A new leader of the shard publishes again what
+/// its predecessor may not have: who remembers the last sequence of each shard knows a repeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The shard.
+    pub shard: u32,
+    /// Place in its outbox.
+    pub sequence: u64,
+}
+
 /// A message as another node forwarded it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
@@ -55,6 +66,8 @@ pub struct Record {
     pub qos: QoS,
     /// As published.
     pub retain: bool,
+    /// `Some` if a shard published it.
+    pub origin: Option<Origin>,
     /// Milliseconds the message still lives; `None` for ever.
     pub expires_in_ms: Option<u64>,
     /// What travels with the message; its own `message_expiry` is not used.
@@ -80,10 +93,15 @@ impl Body {
             record.qos as u8
                 | flag(record.retain, RETAIN)
                 | flag(properties.is_some(), PROPERTIES)
-                | flag(record.expires_in_ms.is_some(), EXPIRY),
+                | flag(record.expires_in_ms.is_some(), EXPIRY)
+                | flag(record.origin.is_some(), ORIGIN),
         );
         put_bytes(record.publisher.as_bytes(), &mut out);
         put_bytes(record.topic.as_bytes(), &mut out);
+        if let Some(Origin { shard, sequence }) = record.origin {
+            encode_varint(u64::from(shard), &mut out);
+            encode_varint(sequence, &mut out);
+        }
         if let Some(expiry) = record.expires_in_ms {
             encode_varint(expiry, &mut out);
         }
@@ -160,6 +178,7 @@ fn take_body(target: Target, mut body: Bytes) -> Result<Record, RecordError> {
     };
     let publisher = take_string(&mut body)?;
     let topic = TopicName::new(take_string(&mut body)?).map_err(|_| RecordError("topic"))?;
+    let origin = if flags & ORIGIN != 0 { Some(take_origin(&mut body)?) } else { None };
     let expires_in_ms = if flags & EXPIRY != 0 { Some(take_varint(&mut body)?) } else { None };
     let properties = if flags & PROPERTIES != 0 { Some(take_properties(&mut body)?) } else { None };
     Ok(Record {
@@ -168,10 +187,16 @@ fn take_body(target: Target, mut body: Bytes) -> Result<Record, RecordError> {
         topic,
         qos,
         retain: flags & RETAIN != 0,
+        origin,
         expires_in_ms,
         properties,
         payload: body,
     })
+}
+
+fn take_origin(body: &mut Bytes) -> Result<Origin, RecordError> {
+    let shard = u32::try_from(take_varint(body)?).map_err(|_| RecordError("shard"))?;
+    Ok(Origin { shard, sequence: take_varint(body)? })
 }
 
 fn take_properties(body: &mut Bytes) -> Result<Box<MessageProperties>, RecordError> {
@@ -217,6 +242,7 @@ mod tests {
             topic: TopicName::new("a/b").unwrap(),
             qos: QoS::AtLeastOnce,
             retain: true,
+            origin: None,
             expires_in_ms: Some(1_500),
             properties: Some(Box::new(MessageProperties {
                 content_type: Some("text".into()),
@@ -253,6 +279,15 @@ mod tests {
              32312e35"
                 .replace(' ', "")
         );
+    }
+
+    #[test]
+    fn a_record_of_an_outbox_says_so() {
+        let of_outbox = Record { origin: Some(Origin { shard: 3, sequence: 300 }), ..record() };
+        let plain = encoded(&record()).len();
+        let bytes = encoded(&of_outbox);
+        assert_eq!(bytes.len(), plain + 3);
+        assert_eq!(take_record(&mut bytes.freeze()), Ok((3, of_outbox)));
     }
 
     #[test]

@@ -20,6 +20,7 @@ fn forward(world: &World<App>, from: NodeId, to: NodeId, payload: &str) -> Recei
         topic: TopicName::new("t").unwrap(),
         qos: QoS::AtLeastOnce,
         retain: false,
+        origin: None,
         expires_in_ms: None,
         properties: None,
         payload: Bytes::copy_from_slice(payload.as_bytes()),
