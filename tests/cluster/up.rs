@@ -117,12 +117,14 @@ impl Drop for Flags {
 
 /// A message from node 3 to a subscriber on node 2, with zwerm's own clients.
 async fn message_crosses(flags: &Flags, text: &str) -> Result<()> {
-    let sub = flags.client("sub", 2, &["-t", "sensors/#", "-v", "-q", "1", "-C", "1"]);
+    // A topic of its own: what an earlier message left retained would end the subscriber.
+    let (topic, filter) = (format!("sensors/{text}/temp"), format!("sensors/{text}/#"));
+    let sub = flags.client("sub", 2, &["-t", &filter, "-v", "-q", "1", "-C", "1"]);
     let mut subscriber = Running::start(&sub)?;
     // What is retained is seen whenever the subscription comes about, so nobody has to wait for it.
-    let publish = flags.client("pub", 3, &["-t", "sensors/1/temp", "-m", text, "-q", "1", "-r"]);
+    let publish = flags.client("pub", 3, &["-t", &topic, "-m", text, "-q", "1", "-r"]);
     output(&publish).await?;
-    subscriber.line_with(&format!("sensors/1/temp {text}")).await?;
+    subscriber.line_with(&format!("{topic} {text}")).await?;
     let status = timeout(DEADLINE, subscriber.child.wait()).await.context("sub -C 1 went on")??;
     ensure!(status.success(), "zwerm sub ended with {status}");
     Ok(())
