@@ -147,7 +147,7 @@ async fn three_nodes_come_up_with_one_command_and_one_may_be_killed_and_rejoin()
     })
     .await?;
     println!("node 1 is back after {:.2} s", took.as_secs_f64());
-    let kept = flags.client("sub", 1, &["-t", "sensors/1/temp", "-q", "1", "-C", "1"]);
+    let kept = flags.client("sub", 1, &["-t", "sensors/21.6/temp", "-q", "1", "-C", "1"]);
     ensure!(output(&kept).await?.trim() == "21.6", "node 1 has no retained message");
     status_shows_the_cluster(&flags).await?;
 
@@ -165,7 +165,7 @@ async fn three_nodes_come_up_with_one_command_and_one_may_be_killed_and_rejoin()
 async fn resumes(flags: &Flags) -> Result<()> {
     let mut up = Running::start(&flags.up())?;
     up.line_with("cluster ready").await?;
-    let kept = flags.client("sub", 3, &["-t", "sensors/1/temp", "-q", "1", "-C", "1"]);
+    let kept = flags.client("sub", 3, &["-t", "sensors/21.6/temp", "-q", "1", "-C", "1"]);
     ensure!(output(&kept).await?.trim() == "21.6", "the retained message is gone after a restart");
     up.stop().await
 }
