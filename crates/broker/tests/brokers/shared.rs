@@ -25,7 +25,7 @@ async fn spread(strategy: SharedStrategy) -> Vec<usize> {
         let topic = format!("t/{number}");
         publisher.offer(publish(&topic, &number.to_string(), QoS::AtLeastOnce, number + 1));
     }
-    publisher.until("all are acknowledged", |client| client.accepted.len() == MESSAGES.into()).await;
+    publisher.until("all are acknowledged", |client| client.accepted.len() == usize::from(MESSAGES)).await;
     until("all have arrived", || {
         members.iter_mut().for_each(Client::take);
         members.iter().map(|member| member.taken.len()).sum::<usize>() >= MESSAGES.into()
