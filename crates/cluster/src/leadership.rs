@@ -2,10 +2,11 @@
 //!
 //! Knows who votes where; does not know what the groups decide. Start at [`open_groups`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use zwerm_machine::Control;
 use zwerm_machine::records::{ControlCommand, NodeDown, Placement, control_command::Command};
 use zwerm_raft::{Group, GroupId, Machine};
@@ -24,6 +25,27 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// How long one group may take to change its leader.
 const TRANSFER: Duration = Duration::from_millis(500);
 
+/// Says in every node's log which nodes came and went.
+fn log_changes(known: &Mutex<BTreeMap<NodeId, (u64, bool)>>, control: &Control) {
+    let mut known = known.lock();
+    for node in control.nodes() {
+        let now = (node.incarnation, node.up);
+        if known.insert(node.id, now) == Some(now) {
+            continue;
+        }
+        let (name, incarnation) = (node.name.as_str(), node.incarnation);
+        if node.up {
+            tracing::info!(node = name, incarnation, "a node is up");
+        } else {
+            tracing::warn!(
+                node = name,
+                incarnation,
+                "a node is down: its routes are gone, its clients' wills fire"
+            );
+        }
+    }
+}
+
 /// Opens the control group as soon as there is a cluster, then the shards placed here.
 pub(crate) async fn open_groups(shared: &Arc<Shared>) {
     let formation = shared.formed().await;
@@ -39,7 +61,9 @@ pub(crate) async fn open_groups(shared: &Arc<Shared>) {
         lanes.follow(control);
     };
     let (own, lease) = (Arc::clone(&shared.own), Arc::clone(&shared.lease));
+    let known = Mutex::default();
     let after = move |control: &Control| {
+        log_changes(&known, control);
         let is_up = |incarnation: &u64| is_up(control, own.id, *incarnation);
         lease.route_as(Some(own.incarnation()).filter(is_up).unwrap_or_default());
     };

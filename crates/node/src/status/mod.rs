@@ -19,12 +19,14 @@ use report::Report;
 
 const EXAMPLES: &str = "\
 Examples:
-  zwerm status                              through the node on 127.0.0.1:8080
-  zwerm status --http http://127.0.0.1:8081 through another one
+  zwerm status                              through the first node of `zwerm up` that answers
+  zwerm status --http http://10.0.0.1:8080  through this one
   zwerm status --json | jq '.groups[] | {group, leader, term}'
 
 A node that does not answer within a second is shown as unreachable, its numbers as `?`.";
 
+/// Where the nodes of `zwerm up` are, if it was not told otherwise.
+const NODES_OF_UP: &str = "http://127.0.0.1:8080,http://127.0.0.1:8081,http://127.0.0.1:8082";
 /// How long the first node may take.
 const FIRST_WITHIN: Duration = Duration::from_secs(5);
 /// How long each of the others may take; they are asked together.
@@ -34,9 +36,9 @@ const OTHERS_WITHIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Arguments {
-    /// HTTP address of any node
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", env = "ZWERM_HTTP")]
-    http: String,
+    /// HTTP addresses of nodes, comma-separated; the first that answers is asked about the others
+    #[arg(long, value_name = "URL", value_delimiter = ',', default_value = NODES_OF_UP, env = "ZWERM_HTTP")]
+    http: Vec<String>,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
@@ -45,12 +47,9 @@ pub(crate) struct Arguments {
 /// Prints the state of the cluster.
 ///
 /// # Errors
-/// When the given node does not answer.
+/// When none of the given nodes answers.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let first = HttpAddress::parse(&arguments.http)?;
-    let status = ask(&first, FIRST_WITHIN)
-        .await
-        .map_err(|error| anyhow!("{error:#}; is a node running there? `zwerm up` starts a cluster"))?;
+    let status = first_answer(&arguments.http).await?;
     let others: Vec<&NodeRow> =
         status.known.nodes.iter().filter(|node| node.id != status.known.node.id).collect();
     let answers = join_all(others.iter().map(|node| ask_other(node))).await;
@@ -62,6 +61,19 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// The status of the first node that answers.
+async fn first_answer(urls: &[String]) -> anyhow::Result<Status> {
+    let mut failed = Vec::new();
+    for url in urls {
+        match ask(&HttpAddress::parse(url)?, FIRST_WITHIN).await {
+            Ok(status) => return Ok(status),
+            Err(error) => failed.push(format!("{error:#}")),
+        }
+    }
+    let failed = failed.join("; ");
+    Err(anyhow!("{failed}; is a node running there? `zwerm up` starts a cluster"))
 }
 
 async fn ask_other(node: &NodeRow) -> Result<Status, String> {
