@@ -67,7 +67,7 @@ pub(crate) async fn keep_shard(
             if did {
                 continue;
             }
-            make_way(shared, group, since).await;
+            make_way(shared, shard, group, since).await;
         } else {
             lost.clear();
             leading = None;
@@ -84,8 +84,7 @@ pub(crate) async fn keep_shard(
 }
 
 /// Hands leadership to the node that the shard is placed on first, if that is up and has caught up.
-async fn make_way(shared: &Shared, group: &Group, since: Instant) {
-    let shard = group.id().0.saturating_sub(1);
+async fn make_way(shared: &Shared, shard: u32, group: &Group, since: Instant) {
     if since.elapsed() < STAY + STAGGER * shard {
         return;
     }
