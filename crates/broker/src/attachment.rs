@@ -71,8 +71,13 @@ impl Ownership {
         inner.local.clients.detach(&self.client_id, self.epoch);
         let filters = inner.local.subscriptions.remove_all(self.key);
         let Detach { fire_will, session_expiry: expiry_s } = ending;
-        let release =
-            Release { client_id: self.client_id.to_string(), epoch: self.epoch, fire_will, expiry_s };
+        let release = Release {
+            client_id: self.client_id.to_string(),
+            epoch: self.epoch,
+            fire_will,
+            expiry_s,
+            sent: 0,
+        };
         async move {
             for filter in &filters {
                 drop(inner.route(filter).await);

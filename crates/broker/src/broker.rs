@@ -202,6 +202,8 @@ impl Inner {
             clean_start: connect.clean_start,
             expiry_s: 0,
             will: connect.will.as_ref().map(|will| will_record(will, client_id)),
+            window: 0,
+            queue: None,
         };
         let claimed = tokio::time::timeout(self.local.config.attach_timeout, cluster.claim(claim)).await;
         match claimed.unwrap_or(Err(ShardError::Unavailable)) {

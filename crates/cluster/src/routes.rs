@@ -151,9 +151,11 @@ impl Publisher {
 
     async fn send_chunk(&mut self, shared: &Shared, chunk: &[(TopicFilter, u32)], full: bool) -> bool {
         self.version += 1;
-        let set = chunk
-            .iter()
-            .map(|(filter, members)| Route { filter: filter.as_str().to_owned(), members: *members });
+        let set = chunk.iter().map(|(filter, members)| Route {
+            filter: filter.as_str().to_owned(),
+            members: *members,
+            only_qos0: false,
+        });
         let routes = Routes {
             node: shared.own.id,
             incarnation: self.incarnation,

@@ -202,7 +202,7 @@ async fn propose_batch(shared: &Arc<Shared>, shard: u32, jobs: Vec<Job>, sequenc
         commands.push(ShardCommand { command: Some(command), at_ms: 0 });
         answers.push(answer);
     }
-    let command = ShardBatch { commands }.encode_to_vec().into();
+    let command = ShardBatch { commands, ..ShardBatch::default() }.encode_to_vec().into();
     let request = ProposeRequest { group: group_of(shard).0, command, barrier: false };
     let reply = shared.propose(request).await;
     let replies = ShardReplies::decode(reply).map(|replies| replies.replies).unwrap_or_default();
@@ -238,6 +238,6 @@ fn give_back(shared: &Arc<Shared>, client_id: String, reply: &ShardReply) -> Opt
         let request = KickRequest { client_id: client_id.clone(), epoch: claimed.epoch, incarnation };
         kick(shared, node, request);
     }
-    let release = Release { client_id, epoch: claimed.epoch, fire_will: false, expiry_s: None };
+    let release = Release { client_id, epoch: claimed.epoch, fire_will: false, expiry_s: None, sent: 0 };
     Some(Job { command: Command::Release(release), answer: Answer::Nobody })
 }

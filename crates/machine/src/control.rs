@@ -65,6 +65,7 @@ impl Control {
             Some(Command::NodeUp(up)) => self.node_up(up, command.at_ms),
             Some(Command::NodeDown(down)) => self.node_down(down, command.at_ms),
             Some(Command::Routes(routes)) => self.set_routes(routes),
+            Some(Command::ShardRoutes(_)) => Err(Refusal::UnknownCommand),
         };
         let reply = match outcome {
             Ok(()) => Reply::Applied(Applied {}),
@@ -224,7 +225,7 @@ impl Control {
         }
         for node in self.routes.nodes() {
             for (filter, members) in self.routes.routes_of(node) {
-                let route = Some(Route { filter: filter.as_str().to_owned(), members });
+                let route = Some(Route { filter: filter.as_str().to_owned(), members, only_qos0: false });
                 push(Record::Route(RouteRecord { node, route }));
             }
         }

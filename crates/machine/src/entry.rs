@@ -28,7 +28,7 @@ pub struct Entry {
 
 impl Entry {
     /// A new claim; `will` shares no buffer with it.
-    pub(crate) fn claimed(claim: &Claim, will: Option<Will>, answer: Claimed) -> Self {
+    pub(crate) fn claimed(claim: &Claim, will: Option<Will>, answer: &Claimed) -> Self {
         Self {
             owner: Owner {
                 node: claim.node,
@@ -47,7 +47,12 @@ impl Entry {
 
     /// The answer that the claim got.
     pub(crate) fn answer(&self) -> Claimed {
-        Claimed { epoch: self.owner.epoch, session_present: self.session_present, previous: self.previous }
+        Claimed {
+            epoch: self.owner.epoch,
+            session_present: self.session_present,
+            previous: self.previous,
+            resumed: None,
+        }
     }
 
     /// This is the claim that made the entry, once more.

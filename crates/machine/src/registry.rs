@@ -38,9 +38,9 @@ impl Shard {
             self.take_over(&old, continued, now_ms);
         }
         self.epoch += 1;
-        let answer = Claimed { epoch: self.epoch, session_present: continued, previous };
+        let answer = Claimed { epoch: self.epoch, session_present: continued, previous, resumed: None };
         let will = claim.will.as_ref().map(detached);
-        self.put(&client, Some(Entry::claimed(claim, will, answer)));
+        self.put(&client, Some(Entry::claimed(claim, will, &answer)));
         Ok(Reply::Claimed(answer))
     }
 

@@ -62,6 +62,7 @@ impl Shard {
             Some(Command::Retain(retain)) => self.retain(retain, now_ms),
             Some(Command::Tick(_)) => self.tick(now_ms),
             Some(Command::Drained(drained)) => self.drained(drained),
+            Some(_) => Err(Refusal::UnknownCommand),
         };
         let reply = outcome.unwrap_or_else(|reason| Reply::Ignored(Ignored { reason: reason.into() }));
         ShardReply { reply: Some(reply) }
