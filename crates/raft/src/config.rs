@@ -1,12 +1,38 @@
 //! What an operator may tune of all groups of a host.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::HostError;
 
+/// How long a simulated disk takes for the next sync. Asked once per sync; the host sleeps that long on the
+/// runtime's clock between the commit and the sync, so that a crash in between loses the commit.
+pub type DiskDelay = Arc<dyn Fn() -> Duration + Send + Sync>;
+
+/// Where a host does the work that waits for the disk.
+#[derive(Clone, Default)]
+pub enum DiskWork {
+    /// On threads: one log writer, and the runtime's blocking threads.
+    #[default]
+    Threads,
+    /// In tasks of the runtime, which stands still meanwhile: on a `current_thread` runtime nothing then
+    /// depends on the scheduling of threads. For deterministic simulation, with an engine in memory.
+    Inline(DiskDelay),
+}
+
+impl fmt::Debug for DiskWork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Threads => "Threads",
+            Self::Inline(_) => "Inline",
+        })
+    }
+}
+
 /// Timing and sizes of every Raft group of a [`Host`](crate::Host). The defaults elect a new leader within
 /// about two seconds of a leader's death and tolerate a busy two-core machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// Interval of the leader's heartbeats.
     pub heartbeat: Duration,
@@ -28,6 +54,8 @@ pub struct Config {
     pub snapshot_chunk_timeout: Duration,
     /// Longest wait for a proposal, a linearizable read or a change of leader or members.
     pub propose_timeout: Duration,
+    /// Where the work that waits for the disk is done.
+    pub disk_work: DiskWork,
 }
 
 impl Default for Config {
@@ -43,6 +71,7 @@ impl Default for Config {
             max_request_bytes: 1 << 20,
             snapshot_chunk_timeout: Duration::from_secs(10),
             propose_timeout: Duration::from_secs(5),
+            disk_work: DiskWork::Threads,
         }
     }
 }

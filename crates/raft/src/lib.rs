@@ -23,7 +23,7 @@ mod serve;
 mod snapshot;
 mod status;
 
-pub use config::Config;
+pub use config::{Config, DiskDelay, DiskWork};
 pub use error::{HandleError, HostError, MembersError, ProposeError};
 pub use group::{Group, GroupId, Proposed};
 pub use host::{FlushStats, Host};

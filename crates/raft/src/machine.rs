@@ -1,5 +1,7 @@
 //! The state machine that a group replicates, as its host sees it.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 /// A deterministic state machine: the same commands in the same order give the same state and the same
@@ -15,7 +17,19 @@ pub trait Machine: Send + Sync + 'static {
     /// A cheap view of the present state; the returned function serialises it on another thread.
     fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send>;
 
-    /// Replaces the state by a snapshot that covers the log up to `index`.
+    /// The range of engine keys that holds what belongs to the state but is not in the snapshot: the machine's
+    /// *records*. Asked once, when the group is opened. `None`: everything is in the snapshot.
+    ///
+    /// The machine commits its records to the host's engine, at the latest in [`applied`](Self::applied), and
+    /// deletes them when nothing names them any more; it never syncs. A key always gets the same value on every
+    /// node, whenever it is written. A snapshot that is sent to another node is sent with the records that
+    /// the range then holds: every one that the snapshot names (and still lives at the sender), and newer ones.
+    fn records(&self) -> Option<Range<Vec<u8>>> {
+        None
+    }
+
+    /// Replaces the state by a snapshot that covers the log up to `index`. Its records are in the engine
+    /// already; the machine deletes those of its range that the snapshot does not name.
     ///
     /// # Errors
     /// What is wrong with the bytes; the group stops on this node.

@@ -4,6 +4,8 @@
 //! the crate that writes it; the type here names it. A prefix byte, once released, is never used again for
 //! something else.
 
+use std::ops::Range;
+
 /// One prefix byte: a region of the database with one kind of key and one kind of value.
 pub trait KeySpace {
     /// First byte of every key.
@@ -50,6 +52,12 @@ pub struct RaftSnapshot;
 #[derive(Debug)]
 pub struct RaftSnapshotChunk;
 
+/// Messages that the queues of a shard name, one record each, cut into chunks of at most
+/// [`Batch::MAX_VALUE`](crate::Batch::MAX_VALUE) bytes. Every replica of the shard holds the same bytes under
+/// the same keys.
+#[derive(Debug)]
+pub struct ShardMessage;
+
 /// Key of a [`RaftLog`] record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LogKey {
@@ -68,6 +76,17 @@ pub struct ChunkKey {
     pub group: u32,
     /// Number of the snapshot among those of its group.
     pub snapshot: u64,
+    /// Position of the chunk.
+    pub chunk: u32,
+}
+
+/// Key of a [`ShardMessage`] record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct MessageKey {
+    /// Raft group of the shard.
+    pub group: u32,
+    /// Number of the message in its shard.
+    pub number: u64,
     /// Position of the chunk.
     pub chunk: u32,
 }
@@ -149,6 +168,41 @@ impl RaftSnapshotChunk {
     }
 }
 
+impl KeySpace for ShardMessage {
+    const PREFIX: u8 = 0x20;
+    const NAME: &'static str = "shard message";
+    type Key = MessageKey;
+
+    fn key(key: MessageKey) -> Vec<u8> {
+        numbered(Self::PREFIX, key.group, key.number, key.chunk)
+    }
+}
+
+impl ShardMessage {
+    /// Reads a key back; `None` if it is not one of this space.
+    pub fn parse(key: &[u8]) -> Option<MessageKey> {
+        let (group, number, chunk) = parse_numbered(Self::PREFIX, key)?;
+        Some(MessageKey { group, number, chunk })
+    }
+
+    /// All keys of a group, for [`Engine::scan`](crate::Engine::scan).
+    pub fn of_group(group: u32) -> Range<Vec<u8>> {
+        let start = Self::key(MessageKey { group, number: 0, chunk: 0 });
+        // The key of the last chunk of the last number and one byte more, so that no key is left out.
+        let mut end = Self::key(MessageKey { group, number: u64::MAX, chunk: u32::MAX });
+        end.push(0);
+        start..end
+    }
+
+    /// All chunks of one message.
+    pub fn of_number(group: u32, number: u64) -> Range<Vec<u8>> {
+        let start = Self::key(MessageKey { group, number, chunk: 0 });
+        let mut end = Self::key(MessageKey { group, number, chunk: u32::MAX });
+        end.push(0);
+        start..end
+    }
+}
+
 /// Group of a key of one of the per-group spaces; `None` if the key is too short.
 pub fn group_of(key: &[u8]) -> Option<u32> {
     key.get(1..5)?.try_into().ok().map(u32::from_be_bytes)
@@ -191,6 +245,7 @@ mod tests {
             (RaftLog::PREFIX, RaftLog::NAME),
             (RaftSnapshot::PREFIX, RaftSnapshot::NAME),
             (RaftSnapshotChunk::PREFIX, RaftSnapshotChunk::NAME),
+            (ShardMessage::PREFIX, ShardMessage::NAME),
         ];
         assert_eq!(all.iter().map(|(prefix, _)| prefix).collect::<BTreeSet<_>>().len(), all.len());
         assert_eq!(all.iter().map(|(_, name)| name).collect::<BTreeSet<_>>().len(), all.len());
@@ -212,5 +267,18 @@ mod tests {
         let key = |group, first_index, chunk| RaftLog::key(LogKey { group, first_index, chunk });
         let sorted = [key(0, 9, 0), key(0, 256, 0), key(0, 256, 1), key(1, 1, 0)];
         assert!(sorted.is_sorted());
+    }
+
+    #[test]
+    fn the_range_of_a_group_and_of_a_number_holds_exactly_their_keys() {
+        let key = |group, number, chunk| ShardMessage::key(MessageKey { group, number, chunk });
+        assert_eq!(key(1, 2, 3), [0x20, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 3]);
+        assert_eq!(ShardMessage::parse(&key(1, 2, 3)), Some(MessageKey { group: 1, number: 2, chunk: 3 }));
+        let group = ShardMessage::of_group(7);
+        assert!(group.contains(&key(7, 0, 0)) && group.contains(&key(7, u64::MAX, u32::MAX)));
+        assert!(!group.contains(&key(6, u64::MAX, u32::MAX)) && !group.contains(&key(8, 0, 0)));
+        let number = ShardMessage::of_number(7, 9);
+        assert!(number.contains(&key(7, 9, 0)) && number.contains(&key(7, 9, u32::MAX)));
+        assert!(!number.contains(&key(7, 8, u32::MAX)) && !number.contains(&key(7, 10, 0)));
     }
 }
