@@ -14,10 +14,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zwerm_machine::Control;
-use zwerm_machine::records::{Claim, Claimed, Message, Release};
 use zwerm_raft::{Group, GroupId, Host, Network, NetworkError};
 use zwerm_store::Engine;
-use zwerm_wire::TopicFilter;
 
 use crate::formation::{self, Acquaintances};
 use crate::forward::{Inbound, InboundState};
@@ -25,11 +23,9 @@ use crate::leadership;
 use crate::ledger::CONTROL;
 use crate::overseer::{self, Overseer};
 use crate::placement::shard_of;
-use crate::receipt::Ticket;
 use crate::replica::{ControlView, ShardView};
-use crate::retained::RetainedMessages;
 use crate::routes::{self, RouteClient, RouteQueue};
-use crate::shards::{ShardClient, ShardError};
+use crate::shards::{ShardClient, ShardCounters, ShardError};
 use crate::transport::proto::{Formation, Introduction, KickRequest};
 use crate::transport::{CallError, Dial, Incoming, Peers, serve};
 use crate::{Config, Lanes, Lease, NodeId, OutboxMessage, Own, StartError, lease};
@@ -70,7 +66,10 @@ pub struct Shared {
     /// The control group's state.
     pub control: Arc<ControlView>,
     shard_views: ArcSwap<BTreeMap<u32, Arc<ShardView>>>,
-    shard_clients: Mutex<BTreeMap<u32, ShardClient>>,
+    /// Indexed by shard; set once, when this node belongs to a cluster.
+    shard_clients: OnceLock<Vec<ShardClient>>,
+    /// What the lines in front of all shards did.
+    pub shard_counters: Arc<ShardCounters>,
     /// The lanes to other nodes.
     pub lanes: Arc<Lanes>,
     pub(crate) inbound: InboundState,
@@ -159,7 +158,8 @@ impl Cluster {
             host,
             control: Arc::new(ControlView::new()),
             shard_views: ArcSwap::default(),
-            shard_clients: Mutex::default(),
+            shard_clients: OnceLock::new(),
+            shard_counters: Arc::default(),
             lanes: Arc::new(lanes),
             inbound: InboundState::default(),
             local,
@@ -193,58 +193,6 @@ impl Cluster {
     /// Waits until this node belongs to a cluster; its id.
     pub async fn cluster_id(&self) -> String {
         self.formed().await.cluster_id.clone()
-    }
-
-    /// Becomes the owner of a client id.
-    ///
-    /// # Errors
-    /// See [`ShardError`].
-    pub async fn claim(&self, claim: Claim) -> Result<Claimed, ShardError> {
-        self.client_of(&claim.client_id)?.claim(claim).await
-    }
-
-    /// Gives a client id up; returns when that is committed.
-    ///
-    /// # Errors
-    /// [`ShardError::Unavailable`] when the node stops first.
-    pub async fn release(&self, release: Release) -> Result<(), ShardError> {
-        self.client_of(&release.client_id)?.release(release).await
-    }
-
-    /// Keeps a retained message of a topic (or deletes it: an empty payload); the ticket is dropped when that
-    /// is safe. Neither is made when there is an error.
-    ///
-    /// # Errors
-    /// [`ShardError::Busy`]: hand it again after [`wait_retain`](Self::wait_retain).
-    pub fn retain(
-        &self,
-        topic: &str,
-        message: impl FnOnce() -> Message,
-        ticket: impl FnOnce() -> Ticket,
-    ) -> Result<(), ShardError> {
-        self.client_of(topic)?.retain(message, ticket)
-    }
-
-    /// Waits until [`retain`](Self::retain) may take a message of this topic again.
-    ///
-    /// # Cancel safety
-    /// Cancel safe.
-    pub async fn wait_retain(&self, topic: &str) {
-        if let Ok(client) = self.client_of(topic) {
-            client.room().await;
-        }
-    }
-
-    /// Sends all retained messages that match to `into`; see `retained.rs`.
-    ///
-    /// # Errors
-    /// [`ShardError::Unavailable`] if some shard had no leader for too long.
-    pub async fn retained(
-        &self,
-        filter: &TopicFilter,
-        into: &mpsc::Sender<RetainedMessages>,
-    ) -> Result<(), ShardError> {
-        self.read_retained(filter, into).await
     }
 
     /// Tells an older owner of a client id to close. Goes on until it was told or is down; does not wait.
@@ -379,19 +327,25 @@ impl Shared {
         }
     }
 
-    /// The shard a client id or a topic belongs to.
-    pub(crate) fn client_of(&self, name: &str) -> Result<ShardClient, ShardError> {
-        let shards = self.formation.get().ok_or(ShardError::Unavailable)?.shards;
-        self.shard_client(shard_of(name, shards)).ok_or(ShardError::Unavailable)
+    /// The shard that a client id or a topic belongs to; `None` before this node belongs to a cluster.
+    #[must_use]
+    pub fn shard_of(&self, name: &str) -> Option<u32> {
+        self.formation.get().map(|formation| shard_of(name, formation.shards))
     }
 
-    /// Makes the way to a shard known; only the task that opens groups does.
-    pub(crate) fn add_shard_client(&self, shard: u32, client: ShardClient) {
-        self.shard_clients.lock().insert(shard, client);
+    /// The way to the shard that a client id or a topic belongs to.
+    pub(crate) fn client_of(&self, name: &str) -> Result<&ShardClient, ShardError> {
+        self.shard_of(name).and_then(|shard| self.shard_client(shard)).ok_or(ShardError::Unavailable)
     }
 
-    pub(crate) fn shard_client(&self, shard: u32) -> Option<ShardClient> {
-        self.shard_clients.lock().get(&shard).cloned()
+    /// Makes the ways to all shards known, in their order; only the task that opens groups does.
+    pub(crate) fn set_shard_clients(&self, clients: Vec<ShardClient>) {
+        // Set here and nowhere else, once.
+        drop(self.shard_clients.set(clients));
+    }
+
+    pub(crate) fn shard_client(&self, shard: u32) -> Option<&ShardClient> {
+        self.shard_clients.get()?.get(usize::try_from(shard).ok()?)
     }
 
     /// A shard that this node holds.

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use zwerm_machine::Shard;
 use zwerm_machine::records::{Drained, Message, OwnerLost, Tick, shard_command::Command};
 use zwerm_raft::Group;
+use zwerm_wire::TopicFilter;
 
 use crate::NodeId;
 use crate::cluster::Shared;
@@ -31,11 +32,24 @@ const STAGGER: Duration = Duration::from_millis(150);
 /// How far behind the node that takes over may be.
 const CAUGHT_UP: u64 = 16;
 
-/// A message that a shard publishes itself: a will that fired.
+/// For whom a message of an outbox is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutboxTarget {
+    /// Everything that wants its topic.
+    All,
+    /// One member of each of these shared subscriptions (`$share/...`): the member that had it ended without
+    /// having acknowledged it.
+    Groups(Vec<TopicFilter>),
+}
+
+/// A message that a shard publishes itself: a will that fired, a QoS 2 message whose PUBREL came, a message of a
+/// shared subscription that goes to another member.
 #[derive(Debug)]
 pub struct OutboxMessage {
     /// What to publish.
     pub message: Arc<Message>,
+    /// For whom.
+    pub target: OutboxTarget,
     /// Its place, by which repeats are known.
     pub origin: Origin,
     /// To be told when all that matters have accepted it; dropped unsent, it is tried again.
@@ -153,7 +167,9 @@ async fn publish_outbox(
     for (sequence, message) in state.outbox().take(OUTBOX_BATCH) {
         let (published, done) = oneshot::channel();
         let origin = Origin { shard, sequence };
-        if outbox.send(OutboxMessage { message: Arc::clone(message), origin, published }).await.is_err() {
+        let target = OutboxTarget::All;
+        let message = OutboxMessage { message: Arc::clone(message), target, origin, published };
+        if outbox.send(message).await.is_err() {
             return false;
         }
         waiting.push((sequence, done));

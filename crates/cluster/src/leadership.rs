@@ -12,12 +12,13 @@ use zwerm_machine::records::{ControlCommand, NodeDown, Placement, control_comman
 use zwerm_raft::{Group, GroupId, Machine};
 
 use crate::NodeId;
+use crate::batches::run_shard_client;
 use crate::cluster::{Shared, is_up};
 use crate::keeper::keep_shard;
 use crate::ledger::{CONTROL, control_request, group_of};
 use crate::overseer::control_voters;
 use crate::replica::{ControlReplica, ShardReplica, ShardView};
-use crate::shards::{ShardClient, run_shard_client};
+use crate::shards::ShardClient;
 
 const RETRY: Duration = Duration::from_millis(200);
 /// How long stopping waits for the rest of the cluster to take note.
@@ -49,12 +50,14 @@ fn log_changes(known: &Mutex<BTreeMap<NodeId, (u64, bool)>>, control: &Control) 
 /// Opens the control group as soon as there is a cluster, then the shards placed here.
 pub(crate) async fn open_groups(shared: &Arc<Shared>) {
     let formation = shared.formed().await;
+    let mut clients = Vec::new();
     for shard in 0..formation.shards {
-        let (client, mut queue) = ShardClient::new();
-        shared.add_shard_client(shard, client);
+        let (client, queue) = ShardClient::new(Arc::clone(&shared.shard_counters));
+        clients.push(client);
         let runner = Arc::clone(shared);
-        shared.spawn(async move { run_shard_client(&runner, shard, &mut queue).await });
+        shared.spawn(async move { run_shard_client(&runner, shard, &queue).await });
     }
+    shared.set_shard_clients(clients);
     let (lanes, peers) = (Arc::clone(&shared.lanes), shared.peers.clone());
     let before = move |control: &Control| {
         control.nodes().for_each(|node| peers.learn(node.id, &node.cluster_addr));
@@ -96,7 +99,7 @@ async fn open_shard(shared: &Arc<Shared>, placement: &Placement) {
     let voters = placement.voters.iter().copied().collect();
     let group = open(shared, group_of(shard), Box::new(replica), voters).await;
     shared.add_shard_view(shard, Arc::clone(&view));
-    let Some(client) = shared.shard_client(shard) else { return };
+    let Some(client) = shared.shard_client(shard).cloned() else { return };
     let keeper = Arc::clone(shared);
     shared.spawn(async move { keep_shard(&keeper, &group, &view, &client, &keeper.outbox).await });
 }

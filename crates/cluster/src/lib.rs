@@ -4,7 +4,9 @@
 //! topics, but no sessions and no sockets of clients: the broker sits on top and is called through
 //! [`Local`]. Start at [`Cluster`].
 
+mod batches;
 mod cluster;
+mod commands;
 mod config;
 mod error;
 mod formation;
@@ -17,6 +19,7 @@ mod ledger;
 mod overseer;
 mod own;
 mod placement;
+mod queue;
 pub mod receipt;
 mod replica;
 mod retained;
@@ -28,14 +31,15 @@ mod transport;
 pub use cluster::{Cluster, Local};
 pub use config::{Config, WallClock};
 pub use error::StartError;
-pub use keeper::OutboxMessage;
+pub use keeper::{OutboxMessage, OutboxTarget};
 pub use lanes::Lanes;
 pub use lease::{Lease, LeaseConfig};
 pub use own::Own;
+pub use queue::{QueueReader, QueuedMessage};
 pub use replica::{ControlView, ShardView};
 pub use retained::RetainedMessages;
 pub use routes::{RouteClient, RoutePermit, Routed};
-pub use shards::ShardError;
+pub use shards::{ShardCounters, ShardError};
 pub use status::{ClusterStatus, Formed};
 pub use transport::{
     CallError, Dial, Incoming, Io, MemoryDial, MemoryNet, PeerStream, TcpDial, tcp_incoming,

@@ -5,9 +5,13 @@
 //! published. Start at [`Receipt::new`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
+use zwerm_machine::records::Refusal;
+
+/// No place refused; else the number of a `Refusal`, which is never negative.
+const NONE_REFUSED: i32 = -1;
 
 /// Wakes the one task that owns a connection (or a lane); a ring before the wait is not lost.
 #[derive(Debug, Clone, Default)]
@@ -37,7 +41,8 @@ impl Bell {
 #[derive(Debug)]
 struct Count {
     open: AtomicUsize,
-    failed: AtomicBool,
+    /// Why the place that refused last did so, or [`NONE_REFUSED`].
+    refusal: AtomicI32,
     bell: Bell,
 }
 
@@ -53,7 +58,7 @@ impl Receipt {
     /// A receipt without tickets: complete at once.
     #[must_use]
     pub fn new(bell: Bell) -> Self {
-        Self(Arc::new(Count { open: AtomicUsize::new(0), failed: AtomicBool::new(false), bell }))
+        Self(Arc::new(Count { open: AtomicUsize::new(0), refusal: AtomicI32::new(NONE_REFUSED), bell }))
     }
 
     /// One more place to wait for.
@@ -72,14 +77,27 @@ impl Receipt {
     /// Some place refused. Means something only when complete.
     #[must_use]
     pub fn has_failed(&self) -> bool {
-        self.0.failed.load(Ordering::Acquire)
+        self.0.refusal.load(Ordering::Acquire) != NONE_REFUSED
+    }
+
+    /// Why some place refused: `None` if none did, [`Refusal::Unspecified`] if it gave no reason (the node stops).
+    /// Means something only when complete.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        let refusal = self.0.refusal.load(Ordering::Acquire);
+        (refusal != NONE_REFUSED).then(|| Refusal::try_from(refusal).unwrap_or(Refusal::Unspecified))
     }
 }
 
 impl Ticket {
     /// The place refuses instead of accepting.
     pub fn refuse(self) {
-        self.0.failed.store(true, Ordering::Release);
+        self.refuse_for(Refusal::Unspecified);
+    }
+
+    /// The place refuses and says why.
+    pub fn refuse_for(self, reason: Refusal) {
+        self.0.refusal.store(reason.into(), Ordering::Release);
     }
 }
 
@@ -119,5 +137,15 @@ mod tests {
         refusing.refuse();
         drop(accepting);
         assert!(receipt.is_complete() && receipt.has_failed());
+        assert_eq!(receipt.refusal(), Some(Refusal::Unspecified));
+    }
+
+    #[test]
+    fn a_receipt_says_why_it_was_refused() {
+        let receipt = Receipt::new(Bell::new());
+        let ticket = receipt.ticket();
+        assert_eq!(receipt.refusal(), None);
+        ticket.refuse_for(Refusal::UnknownPacket);
+        assert_eq!(receipt.refusal(), Some(Refusal::UnknownPacket));
     }
 }

@@ -1,29 +1,35 @@
-//! Commands for shards: one task per shard batches what arrives while its last proposal is on the way.
+//! Commands for shards: one bounded, ordered line in front of each shard.
 //!
-//! One batch at a time and per shard keeps the order of retained messages; a repeat after an unknown
-//! outcome is recognised by token, epoch or sequence. Knows no sessions. Start at [`ShardClient`].
+//! What is published is refused as busy when the line is full; what somebody waits for (claims, subscriptions,
+//! acknowledgements) has room of its own beyond that, so that a flood of messages keeps nobody from connecting.
+//! Knows no sessions and no leaders: `batches.rs` takes the line's front to the shard. Start at [`ShardClient`].
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use prost::Message as _;
+use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use zwerm_machine::records::{
-    Claim, Claimed, Message, Owner, Release, Retain, ShardBatch, ShardCommand, ShardReplies, ShardReply,
-    shard_command::Command, shard_reply::Reply,
+    Claim, Claimed, EndReplay, Refusal, Release, ShardReply, Subscribe, Subscribed, Unsubscribe,
+    Unsubscribed, shard_command::Command, shard_reply::Reply,
 };
 
-use crate::cluster::{Shared, kick};
-use crate::ledger::group_of;
 use crate::receipt::Ticket;
-use crate::transport::proto::{KickRequest, ProposeRequest};
 
-/// Commands that wait in front of one shard; more wait in their callers, and a retained publish is
-/// refused as busy.
-const QUEUE: usize = 2_048;
-/// Commands and bytes of one batch, about.
-const BATCH: usize = 256;
-const BATCH_BYTES: usize = 1024 * 1024;
+/// How much may wait in front of one shard. The command that reaches a bound is still taken whole.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    commands: usize,
+    bytes: usize,
+}
+
+/// For messages. Policy when full: [`ShardError::Busy`], and the publisher waits.
+pub(crate) const PUBLISHED: Room = Room { commands: 2_048, bytes: 8 << 20 };
+/// For what somebody waits for, or what makes room in the shard itself. Policy when full: the caller waits, or
+/// [`ShardError::Busy`] if it cannot.
+pub(crate) const AWAITED: Room = Room { commands: 4_096, bytes: 16 << 20 };
 
 /// A shard command that was not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -43,26 +49,42 @@ pub enum ShardError {
     Busy,
 }
 
-enum Answer {
+/// What the lines in front of all shards did.
+#[derive(Debug, Default)]
+pub struct ShardCounters {
+    /// Batches that were answered.
+    pub batches: AtomicU64,
+    /// Commands in them.
+    pub commands: AtomicU64,
+    /// Commands that a full line did not take.
+    pub busy: AtomicU64,
+}
+
+/// Who is to be told what became of a command.
+pub(crate) enum Answer {
     To(oneshot::Sender<ShardReply>),
     /// A claim of this client id: if nobody waits for the answer any more, it is given back.
     Claim(String, oneshot::Sender<ShardReply>),
-    /// A retained publish: only that it is safe matters.
-    Stored(Stored),
+    /// Only whether it was done matters.
+    Done(Done),
     /// Nobody waits.
     Nobody,
 }
 
-/// The ticket of a retained publish: refused unless [`accept`](Self::accept) is called.
-struct Stored(Option<Ticket>);
+/// The ticket of a command: refused unless [`settle`](Self::settle) says otherwise.
+pub(crate) struct Done(Option<Ticket>);
 
-impl Stored {
-    fn accept(mut self) {
-        drop(self.0.take());
+impl Done {
+    pub(crate) fn settle(mut self, reply: Option<Reply>) {
+        match (self.0.take(), reply) {
+            (Some(ticket), Some(Reply::Ignored(ignored))) => ticket.refuse_for(ignored.reason()),
+            (Some(ticket), None) => ticket.refuse_for(Refusal::Unspecified),
+            (_, Some(_)) | (None, None) => {}
+        }
     }
 }
 
-impl Drop for Stored {
+impl Drop for Done {
     fn drop(&mut self) {
         if let Some(ticket) = self.0.take() {
             ticket.refuse();
@@ -70,45 +92,114 @@ impl Drop for Stored {
     }
 }
 
-struct Job {
-    command: Command,
-    answer: Answer,
+/// A command in the line.
+pub(crate) struct Job {
+    pub(crate) command: Command,
+    /// Bytes of the command.
+    pub(crate) len: usize,
+    pub(crate) answer: Answer,
 }
 
 impl Job {
+    pub(crate) fn new(command: Command, answer: Answer) -> Self {
+        let len = command.encoded_len();
+        Self { command, len, answer }
+    }
+
     /// A claim whose connection went away before it was proposed.
-    fn is_abandoned(&self) -> bool {
+    pub(crate) fn is_abandoned(&self) -> bool {
         matches!(&self.answer, Answer::Claim(_, sender) if sender.is_closed())
     }
 }
 
-/// The way to one shard. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct ShardClient(mpsc::Sender<Job>);
+#[derive(Default)]
+struct Waiting {
+    jobs: VecDeque<Job>,
+    bytes: usize,
+    closed: bool,
+}
 
-impl std::fmt::Debug for ShardClient {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("ShardClient").field(&self.0.capacity()).finish()
+impl Waiting {
+    fn fits(&self, room: Room) -> bool {
+        self.jobs.len() < room.commands && self.bytes < room.bytes
     }
 }
 
-/// The other end of [`ShardClient`].
-pub(crate) struct ShardQueue(mpsc::Receiver<Job>);
+#[derive(Default)]
+struct Line {
+    waiting: Mutex<Waiting>,
+    more: Notify,
+    room: Notify,
+    counters: Arc<ShardCounters>,
+}
+
+/// The way to one shard. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct ShardClient(Arc<Line>);
+
+impl std::fmt::Debug for ShardClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let waiting = self.0.waiting.lock();
+        f.debug_struct("ShardClient")
+            .field("commands", &waiting.jobs.len())
+            .field("bytes", &waiting.bytes)
+            .finish()
+    }
+}
+
+/// The front of the line; dropping it closes the line and refuses what waits in it.
+pub(crate) struct ShardQueue(Arc<Line>);
+
+/// The line is closed, or has no room: here is the job again.
+enum NotTaken {
+    Closed,
+    Full(Job),
+}
 
 impl ShardClient {
-    pub(crate) fn new() -> (Self, ShardQueue) {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        (Self(sender), ShardQueue(receiver))
+    pub(crate) fn new(counters: Arc<ShardCounters>) -> (Self, ShardQueue) {
+        let line = Arc::new(Line { counters, ..Line::default() });
+        (Self(Arc::clone(&line)), ShardQueue(line))
     }
 
+    fn try_push(&self, job: Job, room: Room) -> Result<(), NotTaken> {
+        let mut waiting = self.0.waiting.lock();
+        if waiting.closed {
+            return Err(NotTaken::Closed);
+        }
+        if !waiting.fits(room) {
+            return Err(NotTaken::Full(job));
+        }
+        waiting.bytes += job.len;
+        waiting.jobs.push_back(job);
+        drop(waiting);
+        self.0.more.notify_one();
+        Ok(())
+    }
+
+    async fn push(&self, mut job: Job) -> Result<(), ShardError> {
+        loop {
+            let room = self.0.room.notified();
+            tokio::pin!(room);
+            // Before the look, so that room made after it is not missed.
+            room.as_mut().enable();
+            job = match self.try_push(job, AWAITED) {
+                Ok(()) => return Ok(()),
+                Err(NotTaken::Closed) => return Err(ShardError::Unavailable),
+                Err(NotTaken::Full(job)) => job,
+            };
+            room.await;
+        }
+    }
+
+    /// Puts a command into the line and waits for its reply.
     async fn ask(&self, command: Command) -> Result<Reply, ShardError> {
         let (sender, answered) = oneshot::channel();
         let answer = match &command {
             Command::Claim(claim) => Answer::Claim(claim.client_id.clone(), sender),
             _ => Answer::To(sender),
         };
-        let job = Job { command, answer };
-        self.0.send(job).await.map_err(|_| ShardError::Unavailable)?;
+        self.push(Job::new(command, answer)).await?;
         match answered.await.map_err(|_| ShardError::Unavailable)?.reply {
             Some(Reply::Ignored(ignored)) => Err(ShardError::Refused { reason: ignored.reason }),
             Some(reply) => Ok(reply),
@@ -132,112 +223,119 @@ impl ShardClient {
         }
     }
 
+    /// Adds subscriptions to a durable session.
+    pub(crate) async fn subscribe(&self, subscribe: Subscribe) -> Result<Subscribed, ShardError> {
+        match self.ask(Command::Subscribe(subscribe)).await? {
+            Reply::Subscribed(subscribed) => Ok(subscribed),
+            _ => Err(ShardError::Unavailable),
+        }
+    }
+
+    /// Removes subscriptions of a durable session.
+    pub(crate) async fn unsubscribe(&self, unsubscribe: Unsubscribe) -> Result<Unsubscribed, ShardError> {
+        match self.ask(Command::Unsubscribe(unsubscribe)).await? {
+            Reply::Unsubscribed(unsubscribed) => Ok(unsubscribed),
+            _ => Err(ShardError::Unavailable),
+        }
+    }
+
+    /// Ends what [`subscribe`](Self::subscribe) began with `replay`.
+    pub(crate) async fn end_replay(&self, end: EndReplay) -> Result<(), ShardError> {
+        self.tell(Command::EndReplay(end)).await
+    }
+
     /// Any other command, for the leader's own duties.
     pub(crate) async fn tell(&self, command: Command) -> Result<(), ShardError> {
         self.ask(command).await.map(|_| ())
     }
 
-    /// Keeps a retained message; the ticket is dropped when a quorum has it on disk, refused if it was
-    /// not taken.
-    pub(crate) fn retain(
+    /// Puts a command into the line, without waiting; a ticket is dropped when it is committed, refused when
+    /// the machine ignored it or this node stops. On [`ShardError::Busy`] neither command nor ticket is made.
+    pub(crate) fn hand(
         &self,
-        message: impl FnOnce() -> Message,
-        ticket: impl FnOnce() -> Ticket,
+        room: Room,
+        command: impl FnOnce() -> Command,
+        ticket: impl FnOnce() -> Option<Ticket>,
     ) -> Result<(), ShardError> {
-        let place = self.0.try_reserve().map_err(|error| match error {
-            mpsc::error::TrySendError::Full(()) => ShardError::Busy,
-            mpsc::error::TrySendError::Closed(()) => ShardError::Unavailable,
-        })?;
-        let retain = Retain { message: Some(message()), ..Retain::default() };
-        place.send(Job { command: Command::Retain(retain), answer: Answer::Stored(Stored(Some(ticket()))) });
-        Ok(())
+        {
+            let waiting = self.0.waiting.lock();
+            if waiting.closed {
+                return Err(ShardError::Unavailable);
+            }
+            if !waiting.fits(room) {
+                self.0.counters.busy.fetch_add(1, Ordering::Relaxed);
+                return Err(ShardError::Busy);
+            }
+        }
+        // Made without the lock: others that do the same now may exceed the room by one command each.
+        let answer = ticket().map_or(Answer::Nobody, |ticket| Answer::Done(Done(Some(ticket))));
+        let unbounded = Room { commands: usize::MAX, bytes: usize::MAX };
+        self.try_push(Job::new(command(), answer), unbounded).map_err(|_| ShardError::Unavailable)
     }
 
-    /// Waits until there is room for another command (or the node stops). Cancel safe.
+    /// Waits until there is room for another message (or the node stops). Cancel safe.
     pub(crate) async fn room(&self) {
-        // The place is given back at once: whoever comes first takes it.
-        drop(self.0.reserve().await);
+        loop {
+            let room = self.0.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            {
+                let waiting = self.0.waiting.lock();
+                if waiting.closed || waiting.fits(PUBLISHED) {
+                    return;
+                }
+            }
+            room.await;
+        }
     }
 }
 
-/// Serves one shard's queue until the node stops.
-pub(crate) async fn run_shard_client(shared: &Arc<Shared>, shard: u32, queue: &mut ShardQueue) {
-    let mut sequence = 0;
-    // What goes before the queue: what did not fit into the last batch, and claims to be given back.
-    let mut first = Vec::new();
-    loop {
-        let mut jobs = std::mem::take(&mut first);
-        if jobs.is_empty() {
-            let Some(job) = queue.0.recv().await else { return };
-            jobs.push(job);
+impl ShardQueue {
+    /// Waits for the next batch of jobs: what waits now, as far as `commands` and `bytes` go, at least one.
+    /// Cancel safe.
+    pub(crate) async fn next(&self, commands: usize, bytes: usize) -> Vec<Job> {
+        loop {
+            let jobs = self.take(commands, bytes);
+            if !jobs.is_empty() {
+                return jobs;
+            }
+            self.0.more.notified().await;
         }
-        let mut bytes: usize = jobs.iter().map(|job| job.command.encoded_len()).sum();
-        while jobs.len() < BATCH {
-            let Ok(job) = queue.0.try_recv() else { break };
-            bytes += job.command.encoded_len();
-            if bytes > BATCH_BYTES {
-                first.push(job);
+    }
+
+    /// As [`next`](Self::next), but what is there.
+    pub(crate) fn take(&self, commands: usize, bytes: usize) -> Vec<Job> {
+        let mut waiting = self.0.waiting.lock();
+        let (mut jobs, mut taken) = (Vec::new(), 0);
+        while let Some(job) = waiting.jobs.front() {
+            if !jobs.is_empty() && (jobs.len() >= commands || taken + job.len > bytes) {
                 break;
             }
-            jobs.push(job);
+            taken += job.len;
+            jobs.extend(waiting.jobs.pop_front());
         }
-        jobs.retain(|job| !job.is_abandoned());
+        waiting.bytes -= taken;
+        drop(waiting);
         if !jobs.is_empty() {
-            first.extend(propose_batch(shared, shard, jobs, &mut sequence).await);
+            self.0.room.notify_waiters();
         }
+        jobs
+    }
+
+    pub(crate) fn counters(&self) -> &ShardCounters {
+        &self.0.counters
     }
 }
 
-/// Proposes until committed; returns what follows from answers that nobody waited for.
-async fn propose_batch(shared: &Arc<Shared>, shard: u32, jobs: Vec<Job>, sequence: &mut u64) -> Vec<Job> {
-    let mut commands = Vec::with_capacity(jobs.len());
-    let mut answers = Vec::with_capacity(jobs.len());
-    for Job { mut command, answer } in jobs {
-        if let Command::Retain(retain) = &mut command {
-            *sequence += 1;
-            retain.producer_node = shared.own.id;
-            retain.producer_incarnation = shared.own.boot_incarnation;
-            retain.sequence = *sequence;
-        }
-        commands.push(ShardCommand { command: Some(command), at_ms: 0 });
-        answers.push(answer);
+impl Drop for ShardQueue {
+    fn drop(&mut self) {
+        let mut waiting = self.0.waiting.lock();
+        waiting.closed = true;
+        waiting.bytes = 0;
+        let refused = std::mem::take(&mut waiting.jobs);
+        drop(waiting);
+        // Tickets ring bells: not under the lock.
+        drop(refused);
+        self.0.room.notify_waiters();
     }
-    let command = ShardBatch { commands, ..ShardBatch::default() }.encode_to_vec().into();
-    let request = ProposeRequest { group: group_of(shard).0, command, barrier: false };
-    let reply = shared.propose(request).await;
-    let replies = ShardReplies::decode(reply).map(|replies| replies.replies).unwrap_or_default();
-    let mut replies = replies.into_iter();
-    answers
-        .into_iter()
-        .filter_map(|answer| settle(shared, answer, replies.next().unwrap_or_default()))
-        .collect()
-}
-
-fn settle(shared: &Arc<Shared>, answer: Answer, reply: ShardReply) -> Option<Job> {
-    match answer {
-        // Nobody waits any more: the connection is gone.
-        Answer::To(sender) => drop(sender.send(reply)),
-        Answer::Claim(client_id, sender) => {
-            return sender.send(reply).err().and_then(|reply| give_back(shared, client_id, &reply));
-        }
-        Answer::Stored(stored) => match reply.reply {
-            Some(Reply::Retained(_) | Reply::Applied(_)) => stored.accept(),
-            reply => tracing::warn!(?reply, "a retained message was not taken"),
-        },
-        Answer::Nobody => {}
-    }
-    None
-}
-
-/// The connection went away while its claim was on its way: it must not own the client id for ever. Its
-/// client was never told that it is connected, so there is no will. The connection before it is outdated
-/// all the same.
-fn give_back(shared: &Arc<Shared>, client_id: String, reply: &ShardReply) -> Option<Job> {
-    let Some(Reply::Claimed(claimed)) = &reply.reply else { return None };
-    if let Some(Owner { node, incarnation, connected: true, .. }) = claimed.previous {
-        let request = KickRequest { client_id: client_id.clone(), epoch: claimed.epoch, incarnation };
-        kick(shared, node, request);
-    }
-    let release = Release { client_id, epoch: claimed.epoch, fire_will: false, expiry_s: None, sent: 0 };
-    Some(Job { command: Command::Release(release), answer: Answer::Nobody })
 }

@@ -19,6 +19,7 @@ fn claim_of(world: &World<App>, node: NodeId, client_id: &str, will: Option<&str
         clean_start: true,
         expiry_s: 0,
         will: will.map(|topic| Will { message: Some(message(topic)), ..Will::default() }),
+        ..Claim::default()
     }
 }
 
@@ -28,7 +29,7 @@ async fn claim(world: &World<App>, node: NodeId, client_id: &str, will: Option<&
 }
 
 async fn release(world: &World<App>, node: NodeId, client_id: &str, epoch: u64, fire_will: bool) {
-    let release = Release { client_id: client_id.to_owned(), epoch, fire_will, expiry_s: None };
+    let release = Release { client_id: client_id.to_owned(), epoch, fire_will, ..Release::default() };
     soon("a release", world.cluster(node).release(release)).await.unwrap();
 }
 

@@ -1,0 +1,112 @@
+//! Takes the front of a shard's line to the shard: numbered batches, one at a time, each repeated until it is
+//! committed.
+//!
+//! One batch under way keeps the order in which callers handed their commands; its number makes it happen once,
+//! however often it is proposed. Start at [`run_shard_client`].
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use prost::Message as _;
+use zwerm_machine::records::{
+    Owner, Release, ShardBatch, ShardCommand, ShardReplies, ShardReply, shard_command::Command,
+    shard_reply::Reply,
+};
+
+use crate::cluster::{Shared, kick};
+use crate::ledger::group_of;
+use crate::shards::{Answer, Job, ShardQueue};
+use crate::transport::proto::{KickRequest, ProposeRequest};
+
+/// Commands and bytes of one batch, about.
+const BATCH: usize = 256;
+const BATCH_BYTES: usize = 1024 * 1024;
+
+/// Serves one shard's line until the node stops.
+pub(crate) async fn run_shard_client(shared: &Arc<Shared>, shard: u32, queue: &ShardQueue) {
+    let (mut sequence, mut retained) = (0, 0);
+    // Claims to be given back go before the line.
+    let mut first: Vec<Job> = Vec::new();
+    loop {
+        let mut jobs = std::mem::take(&mut first);
+        if jobs.is_empty() {
+            jobs = queue.next(BATCH, BATCH_BYTES).await;
+        }
+        jobs.retain(|job| !job.is_abandoned());
+        number_retained(shared, &mut jobs, &mut retained);
+        if !jobs.is_empty() {
+            sequence += 1;
+            let counters = queue.counters();
+            counters.commands.fetch_add(jobs.len() as u64, Ordering::Relaxed);
+            first = propose_batch(shared, shard, jobs, sequence).await;
+            counters.batches.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Retained messages carry a number of their own, too.
+fn number_retained(shared: &Shared, jobs: &mut [Job], sequence: &mut u64) {
+    for job in jobs {
+        if let Command::Retain(retain) = &mut job.command {
+            *sequence += 1;
+            retain.producer_node = shared.own.id;
+            retain.producer_incarnation = shared.own.boot_incarnation;
+            retain.sequence = *sequence;
+        }
+    }
+}
+
+/// Proposes until committed; returns what follows from answers that nobody waited for.
+async fn propose_batch(shared: &Arc<Shared>, shard: u32, jobs: Vec<Job>, sequence: u64) -> Vec<Job> {
+    let (mut commands, mut answers) = (Vec::with_capacity(jobs.len()), Vec::with_capacity(jobs.len()));
+    for Job { command, answer, .. } in jobs {
+        commands.push(ShardCommand { command: Some(command), at_ms: 0 });
+        answers.push(answer);
+    }
+    let batch = ShardBatch {
+        commands,
+        producer_node: shared.own.id,
+        producer_incarnation: shared.own.boot_incarnation,
+        sequence,
+    };
+    let request =
+        ProposeRequest { group: group_of(shard).0, command: batch.encode_to_vec().into(), barrier: false };
+    drop(batch);
+    let reply = shared.propose(request).await;
+    let replies = ShardReplies::decode(reply).map(|replies| replies.replies).unwrap_or_default();
+    if replies.len() != answers.len() {
+        // A number that is not the producer's next: nothing was done.
+        tracing::error!(shard, sequence, replies = replies.len(), "a shard did not answer a whole batch");
+    }
+    let mut replies = replies.into_iter();
+    answers
+        .into_iter()
+        .filter_map(|answer| settle(shared, answer, replies.next().unwrap_or_default()))
+        .collect()
+}
+
+fn settle(shared: &Arc<Shared>, answer: Answer, reply: ShardReply) -> Option<Job> {
+    match answer {
+        // Nobody waits any more: the connection is gone.
+        Answer::To(sender) => drop(sender.send(reply)),
+        Answer::Claim(client_id, sender) => {
+            return sender.send(reply).err().and_then(|reply| give_back(shared, client_id, &reply));
+        }
+        Answer::Done(done) => done.settle(reply.reply),
+        Answer::Nobody => {}
+    }
+    None
+}
+
+/// The connection went away while its claim was on its way: it must not own the client id for ever. Its
+/// client was never told that it is connected, so there is no will. The connection before it is outdated
+/// all the same.
+fn give_back(shared: &Arc<Shared>, client_id: String, reply: &ShardReply) -> Option<Job> {
+    let Some(Reply::Claimed(claimed)) = &reply.reply else { return None };
+    if let Some(Owner { node, incarnation, connected: true, .. }) = claimed.previous {
+        let request = KickRequest { client_id: client_id.clone(), epoch: claimed.epoch, incarnation };
+        kick(shared, node, request);
+    }
+    let release = Release { client_id, epoch: claimed.epoch, fire_will: false, expiry_s: None, sent: 0 };
+    Some(Job::new(Command::Release(release), Answer::Nobody))
+}
