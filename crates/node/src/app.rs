@@ -96,8 +96,7 @@ impl App {
 
 async fn open_engine(config: &Config, identity: &Identity) -> anyhow::Result<Arc<SledEngine>> {
     let (path, mode) = (identity.database(), parts::sync_mode(config));
-    let shown = path.display().to_string();
-    let opened =
-        tokio::task::spawn_blocking(move || SledEngine::open(&path, parts::CACHE_BYTES, mode)).await?;
+    let (shown, cache) = (path.display().to_string(), config.storage.cache_size.0);
+    let opened = tokio::task::spawn_blocking(move || SledEngine::open(&path, cache, mode)).await?;
     Ok(Arc::new(opened.with_context(|| format!("cannot open the database in {shown}"))?))
 }

@@ -11,9 +11,6 @@ use zwerm_wire::QoS;
 use crate::config::{self, Config};
 use crate::identity::Identity;
 
-/// Bytes of sled's page cache.
-pub(crate) const CACHE_BYTES: u64 = 64 << 20;
-
 /// The part of the cluster that this node is.
 pub(crate) fn cluster(config: &Config, identity: &Identity) -> zwerm_cluster::Config {
     let mqtt_addr = config.listeners.first().map(|listener| listener.bind.to_string());
@@ -27,7 +24,11 @@ pub(crate) fn cluster(config: &Config, identity: &Identity) -> zwerm_cluster::Co
         peers: config.cluster.peers.clone(),
         bootstrap_expect: usize::from(config.cluster.bootstrap_expect),
         shards: config.cluster.shards,
-        raft: zwerm_cluster::RaftConfig::default(),
+        raft: zwerm_cluster::RaftConfig {
+            snapshot_after_entries: config.cluster.snapshot_entries,
+            keep_entries: config.cluster.snapshot_entries / 10,
+            ..zwerm_cluster::RaftConfig::default()
+        },
         lease: zwerm_cluster::LeaseConfig::default(),
         lanes: zwerm_cluster::forward::LaneLimits::default(),
         clock: Arc::new(wall_clock_ms),
@@ -95,8 +96,7 @@ fn limits(mqtt: &config::MqttConfig) -> zwerm_session::Limits {
         wildcard_subscriptions: mqtt.wildcard_subscriptions,
         shared_subscriptions: mqtt.shared_subscriptions,
         subscription_identifiers: mqtt.subscription_identifiers,
-        // Durable sessions are not kept by this version.
-        session_expiry_maximum: 0,
+        session_expiry_maximum: mqtt.session_expiry_maximum,
         max_inflight: mqtt.max_inflight,
         allow_zero_length_client_id: mqtt.allow_zero_length_client_id,
         ..zwerm_session::Limits::default()

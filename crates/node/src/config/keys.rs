@@ -29,8 +29,7 @@ const fn within<T>(least: u64, most: u64, key: &Key<T>) -> Key<T> {
 }
 
 /// Keys that the design names but that do nothing yet, and what will bring them.
-pub(super) const LATER: [(&str, &str); 6] = [
-    ("mqtt.session_expiry_maximum", "durable sessions"),
+pub(super) const LATER: [(&str, &str); 5] = [
     ("listener.path", "WebSocket listeners"),
     ("listener.cert", "TLS listeners"),
     ("listener.key", "TLS listeners"),
@@ -110,6 +109,17 @@ const CLUSTER: &[Key<Config>] = &[
             "shards",
             |c| &mut c.cluster.shards,
             "Number of shards; fixed when the cluster is formed and ignored afterwards.",
+        ),
+    ),
+    within(
+        100,
+        1_000_000,
+        &key(
+            "snapshot_entries",
+            |c| &mut c.cluster.snapshot_entries,
+            "A Raft group snapshots after this many log entries and cuts its log, but for a tenth that stays for followers \
+             that lag a little; one that lags more is sent the snapshot. An entry is a batch of commands. Fewer: less to \
+             replay at a restart, more writing.",
         ),
     ),
 ];
@@ -207,13 +217,54 @@ const MQTT: &[Key<Config>] = &[
         &key(
             "max_queued_messages",
             |c| &mut c.mqtt.max_queued_messages,
-            "Messages that wait for one client.",
+            "Messages that wait in memory for one connected client. Over it QoS 0 is dropped, and a publisher of QoS 1 or 2 \
+             waits until the client has caught up or is disconnected (0x97). What waits for a durable session with QoS 1 \
+             or 2 is not among them: see `session_queue_messages`.",
         ),
     ),
     within(
         1 << 10,
         1 << 40,
-        &key("max_queued_bytes", |c| &mut c.mqtt.max_queued_bytes, "Bytes that wait for one client."),
+        &key(
+            "max_queued_bytes",
+            |c| &mut c.mqtt.max_queued_bytes,
+            "Bytes that wait in memory for one connected client, likewise.",
+        ),
+    ),
+    within(
+        0,
+        u32::MAX as u64,
+        &key(
+            "session_expiry_maximum",
+            |c| &mut c.mqtt.session_expiry_maximum,
+            "Seconds that a session may outlive its connection; a client that asks for more is given this (5.0 clients are \
+             told), and so is every 3.1.1 client with clean session 0. 4294967295: for ever. 0: no durable sessions.",
+        ),
+    ),
+    within(
+        1,
+        1_000_000_000,
+        &key(
+            "session_queue_messages",
+            |c| &mut c.mqtt.session_queue_messages,
+            "QoS 1 and 2 messages that wait on disk for one durable session, those included that it has not acknowledged yet. \
+             Fixed for a session by the node it connects to.",
+        ),
+    ),
+    within(
+        1 << 10,
+        1 << 50,
+        &key(
+            "session_queue_bytes",
+            |c| &mut c.mqtt.session_queue_bytes,
+            "Bytes of their topics and payloads, likewise.",
+        ),
+    ),
+    key(
+        "session_queue_full",
+        |c| &mut c.mqtt.session_queue_full,
+        "What gives way when a message finds the queue of a durable session full; it is counted \
+         (`zwerm_session_messages_dropped_total`).",
     ),
     key(
         "shared_strategy",
@@ -238,11 +289,24 @@ const MQTT: &[Key<Config>] = &[
     ),
 ];
 
-const STORAGE: &[Key<Config>] = &[key(
-    "sync",
-    |c| &mut c.storage.sync,
-    "When a write counts as stored: on the disk, or with the operating system (faster; lost if the machine fails).",
-)];
+const STORAGE: &[Key<Config>] = &[
+    key(
+        "sync",
+        |c| &mut c.storage.sync,
+        "When a write counts as stored, and may be acknowledged. `fsync`: on the disk. `os`: with the operating system, which \
+         is faster and weaker: if the machine fails, not only the process, it may lose what was acknowledged. \
+         `zwerm status` and `zwerm_store_sync_info` say which one is on.",
+    ),
+    within(
+        8 << 20,
+        1 << 40,
+        &key(
+            "cache_size",
+            |c| &mut c.storage.cache_size,
+            "Memory of the database's page cache. Queues of durable sessions live on disk and are read through it.",
+        ),
+    ),
+];
 
 const LOG: &[Key<Config>] = &[
     key(

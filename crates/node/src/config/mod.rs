@@ -65,6 +65,8 @@ pub struct ClusterConfig {
     pub bootstrap_expect: u16,
     /// Number of shards of a cluster that this node helps to form.
     pub shards: u32,
+    /// Log entries of a Raft group between two of its snapshots.
+    pub snapshot_entries: u64,
 }
 
 impl ClusterConfig {
@@ -127,10 +129,18 @@ pub struct MqttConfig {
     pub keep_alive_maximum: u16,
     /// Unacknowledged QoS 1/2 messages on the way to a client.
     pub max_inflight: NonZeroU16,
-    /// Messages that wait for a client.
+    /// Messages that wait in memory for a connected client.
     pub max_queued_messages: usize,
-    /// Bytes of payload that wait for a client.
+    /// Bytes of topics and payloads that wait in memory for a connected client.
     pub max_queued_bytes: ByteSize,
+    /// Seconds that a session may outlive its connection; `u32::MAX`: for ever, 0: not at all.
+    pub session_expiry_maximum: u32,
+    /// Messages that wait on disk for a durable session.
+    pub session_queue_messages: u64,
+    /// Bytes of topics and payloads that wait on disk for a durable session.
+    pub session_queue_bytes: ByteSize,
+    /// What gives way when that queue is full.
+    pub session_queue_full: QueueFull,
     /// Which member of a shared group gets a message.
     pub shared_strategy: SharedStrategy,
     /// Whether a client may leave its id to the broker.
@@ -161,6 +171,17 @@ choices! {
 }
 
 choices! {
+    /// What gives way when the queue of a durable session is full.
+    QueueFull {
+        /// What has waited longest, though it may be under way to the client.
+        DropOldest = "drop_oldest",
+        /// What comes.
+        DropNewest = "drop_newest",
+    }
+    later: []
+}
+
+choices! {
     /// What a client gets when several of its subscriptions match (MQTT 5.0 section 3.3.4).
     Overlapping {
         /// A copy per matching subscription.
@@ -176,6 +197,8 @@ choices! {
 pub struct StorageConfig {
     /// When a write counts as stored.
     pub sync: SyncMode,
+    /// Bytes of the database's page cache.
+    pub cache_size: ByteSize,
 }
 
 choices! {
@@ -235,6 +258,10 @@ impl Default for MqttConfig {
             max_inflight: NonZeroU16::MIN.saturating_add(255),
             max_queued_messages: 10_000,
             max_queued_bytes: ByteSize(16 << 20),
+            session_expiry_maximum: u32::MAX,
+            session_queue_messages: 1_000_000,
+            session_queue_bytes: ByteSize(1 << 30),
+            session_queue_full: QueueFull::DropOldest,
             shared_strategy: SharedStrategy::Local,
             allow_zero_length_client_id: true,
             strict_utf8: false,
@@ -253,11 +280,12 @@ impl Default for Config {
                 peers: Vec::new(),
                 bootstrap_expect: 1,
                 shards: 16,
+                snapshot_entries: 10_000,
             },
             listeners: vec![ListenerConfig::default()],
             http: HttpConfig { bind: loopback(8080) },
             mqtt: MqttConfig::default(),
-            storage: StorageConfig { sync: SyncMode::Fsync },
+            storage: StorageConfig { sync: SyncMode::Fsync, cache_size: ByteSize(64 << 20) },
             log: LogConfig { level: "info,openraft=error".into(), format: LogFormat::Text },
         }
     }

@@ -62,6 +62,7 @@ advertise = "pod-0.zwerm:7200"
 peers = ["pod-1.zwerm:7200", "[::1]:7100"]
 bootstrap_expect = 3
 shards = 4
+snapshot_entries = 500
 [[listener]]
 kind = "mqtt"
 bind = "0.0.0.0:2883"
@@ -84,12 +85,17 @@ keep_alive_maximum = 300
 max_inflight = 20
 max_queued_messages = 1_000
 max_queued_bytes = 1048576
+session_expiry_maximum = 86_400
+session_queue_messages = 2_000
+session_queue_bytes = "2GiB"
+session_queue_full = "drop_newest"
 shared_strategy = "hash_topic"
 allow_zero_length_client_id = false
 strict_utf8 = true
 overlapping = "merged"
 [storage]
 sync = "os"
+cache_size = "256MiB"
 [log]
 level = "info,zwerm_raft=debug"
 format = "json"
@@ -105,6 +111,7 @@ fn every_key() -> Config {
             peers: vec!["pod-1.zwerm:7200".into(), "[::1]:7100".into()],
             bootstrap_expect: 3,
             shards: 4,
+            snapshot_entries: 500,
         },
         listeners: vec![
             ListenerConfig {
@@ -129,12 +136,16 @@ fn every_key() -> Config {
             max_inflight: NonZeroU16::new(20).unwrap(),
             max_queued_messages: 1_000,
             max_queued_bytes: ByteSize(1 << 20),
+            session_expiry_maximum: 86_400,
+            session_queue_messages: 2_000,
+            session_queue_bytes: ByteSize(2 << 30),
+            session_queue_full: QueueFull::DropNewest,
             shared_strategy: SharedStrategy::HashTopic,
             allow_zero_length_client_id: false,
             strict_utf8: true,
             overlapping: Overlapping::Merged,
         },
-        storage: StorageConfig { sync: SyncMode::Os },
+        storage: StorageConfig { sync: SyncMode::Os, cache_size: ByteSize(256 << 20) },
         log: LogConfig { level: "info,zwerm_raft=debug".into(), format: LogFormat::Json },
     }
 }
@@ -193,8 +204,12 @@ const WRONG: &[(&str, &str)] = &[
         "zwerm.toml:2: mqtt.allow_anonymous: false is not available in this version",
     ),
     (
-        "[mqtt]\nsession_expiry_maximum = 60",
-        "zwerm.toml:2: mqtt.session_expiry_maximum: not available in this version: it comes with durable sessions; remove it",
+        "[mqtt]\nsession_expiry_maximum = 4294967296",
+        "zwerm.toml:2: mqtt.session_expiry_maximum: 4294967296 is out of range: 0 to 4294967295",
+    ),
+    (
+        "[mqtt]\nsession_queue_full = \"block\"",
+        "zwerm.toml:2: mqtt.session_queue_full: expected `\"drop_oldest\"` or `\"drop_newest\"`, found \"block\"",
     ),
     (
         "[[listener]]\nkind = \"mqtts\"",

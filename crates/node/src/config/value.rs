@@ -145,7 +145,7 @@ macro_rules! numbers {
         }
     )*};
 }
-numbers!(u16, u32, usize);
+numbers!(u16, u32, u64, usize);
 
 impl Setting for NonZeroU16 {
     fn assign(&mut self, value: &Value, limits: Limits) -> Result<(), String> {
