@@ -115,8 +115,9 @@ impl Machine for ControlReplica {
         reply.encode_to_vec().into()
     }
 
-    fn applied(&mut self, index: u64) {
+    fn applied(&mut self, index: u64) -> Result<(), String> {
         self.publish(index);
+        Ok(())
     }
 
     fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
@@ -185,8 +186,9 @@ impl Machine for ShardReplica {
         replies.encode_to_vec().into()
     }
 
-    fn applied(&mut self, index: u64) {
+    fn applied(&mut self, index: u64) -> Result<(), String> {
         self.publish(index);
+        Ok(())
     }
 
     fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {

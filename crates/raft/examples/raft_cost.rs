@@ -27,7 +27,9 @@ impl Machine for Nothing {
     fn apply(&mut self, _index: u64, _command: Bytes) -> Bytes {
         Bytes::new()
     }
-    fn applied(&mut self, _index: u64) {}
+    fn applied(&mut self, _index: u64) -> Result<(), String> {
+        Ok(())
+    }
     fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
         Box::new(Vec::new)
     }

@@ -12,7 +12,11 @@ pub trait Machine: Send + Sync + 'static {
 
     /// Everything up to `index` is applied, entries without a command included. Called once per batch:
     /// publish views here, before the proposers of the batch get their replies.
-    fn applied(&mut self, index: u64);
+    ///
+    /// # Errors
+    /// The machine cannot keep what it applied (its records cannot be written): the group stops on this node and
+    /// answers nobody of the batch, whose outcome is unknown to them.
+    fn applied(&mut self, index: u64) -> Result<(), String>;
 
     /// A cheap view of the present state; the returned function serialises it on another thread.
     fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send>;

@@ -60,11 +60,12 @@ impl Replica {
     }
 
     /// Publishes the views, then answers.
-    fn answer(&mut self, replies: &mut Vec<(ApplyResponder<Types>, Bytes)>) {
+    fn answer(&mut self, replies: &mut Vec<(ApplyResponder<Types>, Bytes)>) -> io::Result<()> {
         if let Some(id) = self.applied {
-            self.machine.applied(id.index);
+            self.machine.applied(id.index).map_err(io::Error::other)?;
         }
         replies.drain(..).for_each(|(responder, reply)| responder.send(reply));
+        Ok(())
     }
 }
 
@@ -87,11 +88,10 @@ impl RaftStateMachine<Types> for Replica {
             replies.extend(responder.map(|responder| (responder, reply)));
             count += 1;
             if count % BATCH == 0 {
-                self.answer(&mut replies);
+                self.answer(&mut replies)?;
             }
         }
-        self.answer(&mut replies);
-        Ok(())
+        self.answer(&mut replies)
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
@@ -113,8 +113,7 @@ impl RaftStateMachine<Types> for Replica {
             .map_err(|reason| io::Error::new(io::ErrorKind::InvalidData, reason))?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
-        self.machine.applied(index);
-        Ok(())
+        self.machine.applied(index).map_err(io::Error::other)
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {

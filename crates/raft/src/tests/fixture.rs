@@ -43,8 +43,9 @@ impl Machine for Ledger {
         Bytes::copy_from_slice(&(self.commands.len() as u64).to_be_bytes())
     }
 
-    fn applied(&mut self, index: u64) {
+    fn applied(&mut self, index: u64) -> Result<(), String> {
         self.view.send_replace(View { applied: index, commands: Arc::clone(&self.commands) });
+        Ok(())
     }
 
     fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {

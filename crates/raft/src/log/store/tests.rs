@@ -25,7 +25,9 @@ impl Machine for Sum {
         self.0 += command.len() as u64;
         Bytes::copy_from_slice(&self.0.to_be_bytes())
     }
-    fn applied(&mut self, _index: u64) {}
+    fn applied(&mut self, _index: u64) -> Result<(), String> {
+        Ok(())
+    }
     fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
         let sum = self.0;
         Box::new(move || sum.to_be_bytes().to_vec())
