@@ -17,6 +17,7 @@ use zwerm_cluster::receipt::Bell;
 use zwerm_cluster::{Cluster, Local, OutboxMessage, Routed, ShardError};
 use zwerm_machine::message::will_record;
 use zwerm_machine::records::{Claim, Claimed, Refusal};
+use zwerm_routing::Interest;
 use zwerm_wire::{Connect, ReasonCode, TopicFilter};
 
 use crate::attachment::Attachment;
@@ -227,7 +228,7 @@ impl Inner {
     /// Tells the cluster how many members a filter has here now. `None`: the node is stopping.
     pub(crate) async fn route(&self, filter: &TopicFilter) -> Option<Routed> {
         let permit = self.cluster.routes.permit().await?;
-        let send = |members| permit.set(filter.clone(), members);
+        let send = |members| permit.set(filter.clone(), Interest::of(members));
         Some(self.local.subscriptions.with_members(filter, send))
     }
 

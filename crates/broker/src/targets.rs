@@ -9,7 +9,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 use zwerm_cluster::{Cluster, NodeId};
-use zwerm_routing::Matches;
+use zwerm_routing::{Destination, Interest, Matches};
 use zwerm_wire::{QoS, TopicFilter, TopicName};
 
 use crate::config::Overlapping;
@@ -54,6 +54,14 @@ pub(crate) struct Group {
     pub(crate) local: Box<[Copy]>,
     /// Other nodes with members, and how many.
     pub(crate) nodes: Box<[(NodeId, u32)]>,
+    /// Shards with durable members, and how many.
+    pub(crate) shards: Box<[(u32, u32)]>,
+}
+
+impl Group {
+    fn is_empty(&self) -> bool {
+        self.local.is_empty() && self.nodes.is_empty() && self.shards.is_empty()
+    }
 }
 
 /// Everything that wants a topic.
@@ -62,12 +70,14 @@ pub(crate) struct Targets {
     pub(crate) local: Box<[Copy]>,
     /// Other nodes with plain subscribers.
     pub(crate) nodes: SmallVec<[NodeId; 4]>,
+    /// Shards with plain durable subscribers.
+    pub(crate) shards: SmallVec<[u32; 4]>,
     pub(crate) groups: Box<[Group]>,
 }
 
 impl Targets {
     pub(crate) fn is_empty(&self) -> bool {
-        self.local.is_empty() && self.nodes.is_empty() && self.groups.is_empty()
+        self.local.is_empty() && self.nodes.is_empty() && self.shards.is_empty() && self.groups.is_empty()
     }
 }
 
@@ -80,7 +90,7 @@ pub(crate) struct Resolver {
     generations: (u64, u64),
     cache: HashMap<TopicName, Arc<Targets>, RandomState>,
     local: Matches<SessionKey, Arc<Subscriber>>,
-    routes: Matches<NodeId, u32>,
+    routes: Matches<Destination, Interest>,
 }
 
 impl Resolver {
@@ -112,15 +122,23 @@ impl Resolver {
         self.local.clear();
         self.routes.clear();
         subscriptions.snapshot().matches(topic, &mut self.local);
-        let mut nodes = SmallVec::new();
+        let (mut nodes, mut shards) = (SmallVec::new(), SmallVec::new());
         if let Some(cluster) = &self.cluster {
             cluster.control.routes().matches(topic, &mut self.routes);
             let own = cluster.own.id;
-            nodes.extend(self.routes.plain.iter().map(|(node, _)| *node).filter(|node| *node != own));
+            for (destination, _) in &self.routes.plain {
+                match *destination {
+                    Destination::Node(node) if node != own => nodes.push(node),
+                    Destination::Node(_) => {}
+                    Destination::Shard(shard) => shards.push(shard),
+                }
+            }
             nodes.sort_unstable();
             nodes.dedup();
+            shards.sort_unstable();
+            shards.dedup();
         }
-        let targets = Targets { local: self.copies(), nodes, groups: self.groups() };
+        let targets = Targets { local: self.copies(), nodes, shards, groups: self.groups() };
         // The buffers hold handles of subscribers: let go of them.
         self.local.clear();
         targets
@@ -146,17 +164,21 @@ impl Resolver {
     /// Groups with members here, elsewhere, or both.
     fn groups(&self) -> Box<[Group]> {
         let own = self.cluster.as_ref().map(|cluster| cluster.own.id);
-        let others = |filter: &TopicFilter| -> Box<[(NodeId, u32)]> {
-            let elsewhere = self.routes.shared.iter().filter(|group| group.filter == *filter);
-            elsewhere
-                .flat_map(|group| group.members.iter().copied())
-                .filter(|(node, _)| Some(*node) != own)
-                .collect()
+        let elsewhere = |filter: &TopicFilter| {
+            let (mut nodes, mut shards) = (Vec::new(), Vec::new());
+            let members = self.routes.shared.iter().filter(|group| group.filter == *filter);
+            for (destination, interest) in members.flat_map(|group| &group.members) {
+                match *destination {
+                    Destination::Node(node) if Some(node) != own => nodes.push((node, interest.members)),
+                    Destination::Node(_) => {}
+                    Destination::Shard(shard) => shards.push((shard, interest.members)),
+                }
+            }
+            (nodes.into(), shards.into())
         };
-        let group = |filter: &TopicFilter, local: Box<[Copy]>| Group {
-            filter: filter.clone(),
-            nodes: others(filter),
-            local,
+        let group = |filter: &TopicFilter, local: Box<[Copy]>| {
+            let (nodes, shards) = elsewhere(filter);
+            Group { filter: filter.clone(), local, nodes, shards }
         };
         let here = self.local.shared.iter().map(|matched| {
             let copies = matched.members.iter().map(|(_, subscriber)| Copy::of(subscriber)).collect();
@@ -166,6 +188,6 @@ impl Resolver {
             |filter: &TopicFilter| self.local.shared.iter().any(|matched| matched.filter == *filter);
         let elsewhere = self.routes.shared.iter().filter(|matched| !is_here(&matched.filter));
         let elsewhere = elsewhere.map(|matched| group(&matched.filter, Box::default()));
-        here.chain(elsewhere).filter(|group| !group.local.is_empty() || !group.nodes.is_empty()).collect()
+        here.chain(elsewhere).filter(|group| !group.is_empty()).collect()
     }
 }

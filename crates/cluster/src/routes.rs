@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use zwerm_machine::records::{
     ControlCommand, ControlReply, Route, Routes, control_command::Command, control_reply::Reply,
 };
+use zwerm_routing::Interest;
 use zwerm_wire::TopicFilter;
 
 use crate::cluster::Shared;
@@ -20,11 +21,11 @@ const QUEUE: usize = 4_096;
 /// Routes in one command.
 const CHUNK: usize = 2_048;
 
-/// A filter's members on this node: 1 for a plain filter, the number of members of a shared one, 0 none.
+/// How this node wants a filter from now on.
 #[derive(Debug)]
 pub(crate) struct Change {
     filter: TopicFilter,
-    members: u32,
+    interest: Interest,
     routed: oneshot::Sender<()>,
 }
 
@@ -54,11 +55,11 @@ pub struct RoutePermit<'a>(mpsc::Permit<'a, Change>);
 pub type Routed = oneshot::Receiver<()>;
 
 impl RoutePermit<'_> {
-    /// Sets a filter's members on this node.
+    /// Sets how this node wants a filter; [`Interest::NONE`]: not any more.
     #[must_use]
-    pub fn set(self, filter: TopicFilter, members: u32) -> Routed {
+    pub fn set(self, filter: TopicFilter, interest: Interest) -> Routed {
         let (routed, done) = oneshot::channel();
-        self.0.send(Change { filter, members, routed });
+        self.0.send(Change { filter, interest, routed });
         done
     }
 }
@@ -70,10 +71,10 @@ pub(crate) struct RouteQueue(mpsc::Receiver<Change>);
 #[derive(Debug, Default)]
 struct Publisher {
     /// What the broker wants, and what all nodes are known to route by.
-    wanted: BTreeMap<TopicFilter, u32>,
-    routed: BTreeMap<TopicFilter, u32>,
+    wanted: BTreeMap<TopicFilter, Interest>,
+    routed: BTreeMap<TopicFilter, Interest>,
     /// Differences between the two.
-    dirty: BTreeMap<TopicFilter, u32>,
+    dirty: BTreeMap<TopicFilter, Interest>,
     /// Who waits for the dirty ones.
     waiting: Vec<oneshot::Sender<()>>,
     incarnation: u64,
@@ -109,16 +110,16 @@ impl Publisher {
     }
 
     fn take(&mut self, change: Change) {
-        let Change { filter, members, routed } = change;
-        if members == 0 {
+        let Change { filter, interest, routed } = change;
+        if interest.members == 0 {
             self.wanted.remove(&filter);
         } else {
-            self.wanted.insert(filter.clone(), members);
+            self.wanted.insert(filter.clone(), interest);
         }
-        if self.routed.get(&filter).copied().unwrap_or(0) == members {
+        if self.routed.get(&filter).copied().unwrap_or_default() == interest {
             self.dirty.remove(&filter);
         } else {
-            self.dirty.insert(filter, members);
+            self.dirty.insert(filter, interest);
         }
         // Waiting with the others is right even for what holds already: nothing is on its way now.
         self.waiting.push(routed);
@@ -128,18 +129,18 @@ impl Publisher {
     /// longer current stops early and keeps them for the next.
     async fn send(&mut self, shared: &Shared, mut full: bool) {
         while full || !self.dirty.is_empty() {
-            let chunk: Vec<(TopicFilter, u32)> =
-                self.dirty.iter().take(CHUNK).map(|(filter, members)| (filter.clone(), *members)).collect();
+            let first = self.dirty.iter().take(CHUNK);
+            let chunk: Vec<_> = first.map(|(filter, interest)| (filter.clone(), *interest)).collect();
             if !self.send_chunk(shared, &chunk, full).await {
                 return;
             }
             full = false;
-            for (filter, members) in chunk {
+            for (filter, interest) in chunk {
                 self.dirty.remove(&filter);
-                if members == 0 {
+                if interest.members == 0 {
                     self.routed.remove(&filter);
                 } else {
-                    self.routed.insert(filter, members);
+                    self.routed.insert(filter, interest);
                 }
             }
         }
@@ -149,12 +150,12 @@ impl Publisher {
         }
     }
 
-    async fn send_chunk(&mut self, shared: &Shared, chunk: &[(TopicFilter, u32)], full: bool) -> bool {
+    async fn send_chunk(&mut self, shared: &Shared, chunk: &[(TopicFilter, Interest)], full: bool) -> bool {
         self.version += 1;
-        let set = chunk.iter().map(|(filter, members)| Route {
+        let set = chunk.iter().map(|(filter, interest)| Route {
             filter: filter.as_str().to_owned(),
-            members: *members,
-            only_qos0: false,
+            members: interest.members,
+            only_qos0: interest.only_qos0,
         });
         let routes = Routes {
             node: shared.own.id,

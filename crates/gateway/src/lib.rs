@@ -5,7 +5,6 @@
 
 mod buffers;
 mod config;
-mod connections;
 mod counters;
 mod delivery;
 mod driver;
@@ -14,12 +13,9 @@ mod input;
 mod intake;
 mod link;
 mod listener;
-mod memory;
 mod output;
 
 pub use config::{Config, ListenerConfig};
-pub use connections::Connections;
 pub use counters::{Counter, Counters};
 pub use gateway::{Gateway, StartError};
 pub use link::Link;
-pub use memory::MemoryLink;

@@ -1,52 +1,65 @@
 //! The control group's state: cluster, nodes, placement, routes. Knows no clients and no messages.
 //!
-//! Start at [`Control::apply`].
+//! Start at [`Control::apply`]; its bytes are in `control_snapshot.rs`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use zwerm_routing::RouteTable;
+use zwerm_routing::{Destination, Interest, RouteTable};
 use zwerm_wire::TopicFilter;
 
-use crate::SnapshotError;
 use crate::limits::{MAX_NODES, MAX_ROUTES, MAX_SHARDS, MAX_TEXT};
 use crate::records::control_command::Command;
-use crate::records::control_record::Record;
 use crate::records::control_reply::Reply;
 use crate::records::{
-    Applied, ControlCommand, ControlHead, ControlRecord, ControlReply, Form, Ignored, Node, NodeDown,
-    NodeRecord, NodeUp, Placement, Refusal, Route, RouteRecord, Routes,
+    Applied, ControlCommand, ControlReply, Form, Ignored, Node, NodeDown, NodeUp, Placement, Refusal, Route,
+    Routes, ShardRoute, ShardRoutes,
 };
-use crate::snapshot::{self, Magic, Writer};
-
-const MAGIC: Magic = *b"ZWCT";
 
 /// The state of the control group. A clone is O(1).
 #[derive(Debug, Clone, Default)]
 pub struct Control {
     /// `None` until formed.
-    cluster: Option<Arc<Cluster>>,
-    nodes: OrdMap<u64, Arc<Member>>,
-    routes: RouteTable,
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    pub(crate) nodes: OrdMap<u64, Arc<Member>>,
+    pub(crate) routes: RouteTable,
+    /// By shard; one that never published is not here.
+    pub(crate) published: OrdMap<u32, Published>,
 }
 
 /// What is fixed when the cluster is formed.
 #[derive(Debug)]
-struct Cluster {
-    id: String,
+pub(crate) struct Cluster {
+    pub(crate) id: String,
     /// By shard, one for each.
-    placement: Vec<Placement>,
+    pub(crate) placement: Vec<Placement>,
 }
 
 /// A node and what only this machine needs to know of it.
 #[derive(Debug, Clone)]
-struct Member {
-    node: Node,
+pub(crate) struct Member {
+    pub(crate) node: Node,
     /// Of the current incarnation; 0 = none yet.
-    routes_version: u64,
+    pub(crate) routes_version: u64,
     /// The current incarnation is dead: only a newer one brings the node back.
-    lost: bool,
+    pub(crate) lost: bool,
+}
+
+/// How far a shard's routes have come.
+///
+/// Whoever takes itself for the shard's leader publishes the difference between its state and the route table
+/// as it knows it. `commands` makes sure that this was the table: of two that compute from the same table one
+/// wins, the other looks again. `begun` makes sure that nobody leads the table back: what is older than
+/// anything that came before is ignored, also while the newer version is not complete.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Published {
+    /// Commands applied: the `base` of the next one.
+    pub commands: u64,
+    /// The table holds exactly the shard's routes of this version, or this and a part of the next; 0 = none.
+    pub version: u64,
+    /// The newest version of which something came.
+    pub begun: u64,
 }
 
 impl Control {
@@ -65,7 +78,7 @@ impl Control {
             Some(Command::NodeUp(up)) => self.node_up(up, command.at_ms),
             Some(Command::NodeDown(down)) => self.node_down(down, command.at_ms),
             Some(Command::Routes(routes)) => self.set_routes(routes),
-            Some(Command::ShardRoutes(_)) => Err(Refusal::UnknownCommand),
+            Some(Command::ShardRoutes(routes)) => self.set_shard_routes(routes),
         };
         let reply = match outcome {
             Ok(()) => Reply::Applied(Applied {}),
@@ -113,7 +126,7 @@ impl Control {
                 }
             }
             _ => {
-                self.routes.remove_node(node.id);
+                self.routes.remove(Destination::Node(node.id));
             }
         }
         self.nodes.insert(node.id, Arc::new(member));
@@ -125,30 +138,46 @@ impl Control {
         member.lost = true;
         member.node.up = false;
         member.node.since_ms = now_ms;
-        self.routes.remove_node(down.id);
+        self.routes.remove(Destination::Node(down.id));
         Ok(())
     }
 
     fn set_routes(&mut self, routes: &Routes) -> Result<(), Refusal> {
-        if routes.set.len() > MAX_ROUTES {
-            return Err(Refusal::Limit);
-        }
-        let filter =
-            |route: &Route| TopicFilter::new(route.filter.as_str()).map(|filter| (filter, route.members));
-        let set: Vec<_> =
-            routes.set.iter().map(filter).collect::<Result<_, _>>().map_err(|_| Refusal::Invalid)?;
+        let interest = |route: &Route| (interest_of(route), route.filter.clone());
+        let set = checked(&routes.set, interest)?;
         let member = self.current(routes.node, routes.incarnation)?;
         if routes.version <= member.routes_version {
             return Err(Refusal::StaleVersion);
         }
         member.routes_version = routes.version;
+        let node = Destination::Node(routes.node);
         if routes.full {
-            self.routes.replace(routes.node, set);
+            self.routes.replace(node, set);
         } else {
-            for (filter, members) in &set {
-                self.routes.set(routes.node, filter, *members);
-            }
+            self.routes.change(node, set.iter().map(|(filter, interest)| (filter, *interest)));
         }
+        Ok(())
+    }
+
+    fn set_shard_routes(&mut self, routes: &ShardRoutes) -> Result<(), Refusal> {
+        let interest = |route: &ShardRoute| (shard_interest_of(route), route.filter.clone());
+        let set = checked(&routes.set, interest)?;
+        if routes.shard >= self.shards() {
+            return Err(Refusal::Invalid);
+        }
+        let mut published = self.published(routes.shard);
+        let is_stale = routes.version <= published.version || routes.version < published.begun;
+        if is_stale || routes.base != published.commands {
+            return Err(Refusal::StaleVersion);
+        }
+        published.commands += 1;
+        published.begun = routes.version;
+        if !routes.more {
+            published.version = routes.version;
+        }
+        self.published.insert(routes.shard, published);
+        let shard = Destination::Shard(routes.shard);
+        self.routes.change(shard, set.iter().map(|(filter, interest)| (filter, *interest)));
         Ok(())
     }
 
@@ -202,73 +231,40 @@ impl Control {
         self.nodes.get(&node).map_or(0, |member| member.routes_version)
     }
 
-    /// Which node wants which filter.
+    /// How far a shard's routes have come.
+    #[must_use]
+    pub fn published(&self, shard: u32) -> Published {
+        self.published.get(&shard).copied().unwrap_or_default()
+    }
+
+    /// Which node and which shard wants which filter.
     #[must_use]
     pub fn routes(&self) -> &RouteTable {
         &self.routes
     }
+}
 
-    /// The whole state as bytes; equal states give equal bytes.
-    #[must_use]
-    pub fn encode_snapshot(&self) -> Vec<u8> {
-        let mut writer = Writer::new(MAGIC);
-        let mut push = |record| writer.push(&ControlRecord { record: Some(record) });
-        push(Record::Head(ControlHead {
-            cluster_id: self.cluster_id().unwrap_or_default().to_owned(),
-            shards: self.shards(),
-            placement: self.placement().to_vec(),
-            generation: self.routes.generation(),
-        }));
-        for member in self.nodes.values() {
-            let Member { node, routes_version, lost } = Member::clone(member);
-            push(Record::Node(NodeRecord { node: Some(node), routes_version, lost }));
-        }
-        for node in self.routes.nodes() {
-            for (filter, members) in self.routes.routes_of(node) {
-                let route = Some(Route { filter: filter.as_str().to_owned(), members, only_qos0: false });
-                push(Record::Route(RouteRecord { node, route }));
-            }
-        }
-        writer.finish()
+/// Filters and how they are wanted; refused whole if one is none.
+fn checked<R>(
+    routes: &[R],
+    interest: impl Fn(&R) -> (Interest, String),
+) -> Result<Vec<(TopicFilter, Interest)>, Refusal> {
+    if routes.len() > MAX_ROUTES {
+        return Err(Refusal::Limit);
     }
+    let check = |route: &R| {
+        let (interest, filter) = interest(route);
+        TopicFilter::new(filter).map(|filter| (filter, interest)).map_err(|_| Refusal::Invalid)
+    };
+    routes.iter().map(check).collect()
+}
 
-    /// The state that these bytes were written from.
-    ///
-    /// # Errors
-    /// What [`SnapshotError`] says; the bytes are never trusted.
-    pub fn decode_snapshot(bytes: &[u8]) -> Result<Self, SnapshotError> {
-        let mut control = Self::new();
-        let mut generation = 0;
-        let mut routes = Vec::new();
-        for record in snapshot::read::<ControlRecord>(MAGIC, bytes)? {
-            match record?.record {
-                Some(Record::Head(head)) => {
-                    generation = head.generation;
-                    let cluster = Cluster { id: head.cluster_id, placement: head.placement };
-                    control.cluster = (!cluster.id.is_empty()).then(|| Arc::new(cluster));
-                }
-                Some(Record::Node(NodeRecord { node, routes_version, lost })) => {
-                    let node = node.ok_or(SnapshotError::Damaged("a node record without a node"))?;
-                    control.nodes.insert(node.id, Arc::new(Member { node, routes_version, lost }));
-                }
-                Some(Record::Route(RouteRecord { node, route })) => {
-                    let route = route.ok_or(SnapshotError::Damaged("a route record without a route"))?;
-                    let filter = TopicFilter::new(route.filter);
-                    let filter = filter.map_err(|_| SnapshotError::Damaged("a route without a filter"))?;
-                    routes.push((node, filter, route.members));
-                }
-                None => return Err(SnapshotError::Damaged("an unknown record")),
-            }
-        }
-        control.routes = RouteTable::restore(generation, routes);
-        Ok(control)
-    }
+pub(crate) fn interest_of(route: &Route) -> Interest {
+    Interest { members: route.members, only_qos0: route.only_qos0, since: 0 }
+}
 
-    /// A hash of the whole state: it differs as soon as two replicas do. Costs a snapshot.
-    #[must_use]
-    pub fn digest(&self) -> u64 {
-        snapshot::checksum(&self.encode_snapshot())
-    }
+pub(crate) fn shard_interest_of(route: &ShardRoute) -> Interest {
+    Interest { members: route.members, only_qos0: false, since: route.since }
 }
 
 fn check_form(form: &Form) -> Result<(), Refusal> {

@@ -5,6 +5,7 @@
 //! Start at [`Control::apply`] and [`Shard::apply`]; what is on the wire and on disk is in `proto/records.proto`.
 
 mod control;
+mod control_snapshot;
 mod due;
 mod entry;
 pub mod limits;
@@ -16,7 +17,7 @@ mod shard;
 mod shard_snapshot;
 mod snapshot;
 
-pub use control::Control;
+pub use control::{Control, Published};
 pub use entry::Entry;
 pub use shard::Shard;
 pub use snapshot::SnapshotError;

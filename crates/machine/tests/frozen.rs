@@ -50,6 +50,13 @@ fn full_claim() -> Claim {
     Claim { clean_start: true, will: Some(will), ..durable(0x0123_4567_89ab_cdef) }
 }
 
+const SHARD_ROUTES: &[(&str, u32, u64)] = &[("a/+/b", 1, 7), ("$share/g/#", 3, 2), ("gone", 0, 0)];
+
+fn only_qos0(mut routes: Routes) -> Routes {
+    routes.set.iter_mut().for_each(|route| route.only_qos0 = true);
+    routes
+}
+
 #[test]
 fn the_bytes_of_every_control_command_are_frozen() {
     let plain = routes(1, 7, true, &[("a/+/b", 1), ("$share/g/#", 3)]);
@@ -58,6 +65,8 @@ fn the_bytes_of_every_control_command_are_frozen() {
         ("node_up", Controls::NodeUp(NodeUp { node: Some(node(4, 2)) })),
         ("node_down", Controls::NodeDown(NodeDown { id: 4, incarnation: 2 })),
         ("routes", Controls::Routes(plain)),
+        ("routes_qos0", Controls::Routes(only_qos0(routes(1, 8, false, &[("a", 1)])))),
+        ("shard_routes", Controls::ShardRoutes(shard_routes(5, 6, 7, true, SHARD_ROUTES))),
     ] {
         let command = control_command(NOW, command);
         let bytes = command.encode_to_vec();
@@ -79,7 +88,7 @@ fn the_bytes_of_every_shard_command_are_frozen() {
         ("tick", Shards::Tick(Tick {})),
         ("drained", Shards::Drained(Drained { upto: 5 })),
     ] {
-        let batch = ShardBatch { commands: vec![shard_command(NOW, command)] };
+        let batch = ShardBatch { commands: vec![shard_command(NOW, command)], ..ShardBatch::default() };
         let bytes = batch.encode_to_vec();
         insta::assert_snapshot!(format!("shard_{name}"), hex(&bytes));
         assert_eq!(ShardBatch::decode(&*bytes), Ok(batch));
@@ -92,7 +101,7 @@ fn the_bytes_of_every_reply_are_frozen() {
     let replies = [
         shard_reply::Reply::Applied(Applied {}),
         shard_reply::Reply::Ignored(Ignored { reason: Refusal::Busy.into() }),
-        shard_reply::Reply::Claimed(Claimed { epoch: 4, session_present: true, previous }),
+        shard_reply::Reply::Claimed(Claimed { epoch: 4, session_present: true, previous, resumed: None }),
         shard_reply::Reply::Retained(Retained { replaced: true, repeated: true }),
     ];
     let replies = replies.into_iter().map(|reply| ShardReply { reply: Some(reply) });
@@ -142,6 +151,20 @@ fn the_bytes_of_a_control_snapshot_are_frozen_and_give_the_state_back() {
     assert_eq!(back.digest(), control().digest());
     assert_eq!(back.routes().generation(), control().routes().generation());
     assert!(back.nodes().eq(control().nodes()));
+}
+
+#[test]
+fn the_bytes_of_a_control_snapshot_with_shards_are_frozen_and_give_the_state_back() {
+    let mut control = control();
+    apply(&mut control, Controls::Routes(only_qos0(routes(2, 2, false, &[("a", 1)])))).unwrap();
+    apply(&mut control, Controls::ShardRoutes(shard_routes(1, 0, 7, false, SHARD_ROUTES))).unwrap();
+    apply(&mut control, Controls::ShardRoutes(shard_routes(1, 1, 9, true, &[("b", 1, 9)]))).unwrap();
+    let bytes = control.encode_snapshot();
+    insta::assert_snapshot!("control_snapshot_shards", hex(&bytes));
+    let back = Control::decode_snapshot(&bytes).unwrap();
+    assert_eq!(back.encode_snapshot(), bytes);
+    assert_eq!((back.published(0), back.published(1)), (control.published(0), control.published(1)));
+    assert!(back.routes().destinations().eq(control.routes().destinations()));
 }
 
 #[test]

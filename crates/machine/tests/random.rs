@@ -13,6 +13,7 @@ use zwerm_machine::records::control_command::Command as Controls;
 use zwerm_machine::records::shard_command::Command as Shards;
 use zwerm_machine::records::*;
 use zwerm_machine::{Control, Shard};
+use zwerm_routing::Destination;
 
 /// A step of a shard's history; what refers to earlier steps is resolved while it is played.
 #[derive(Debug, Clone)]
@@ -54,7 +55,7 @@ fn any_claim() -> impl Strategy<Value = Claim> {
                 delay_s,
                 message_expiry_s,
             });
-            Claim { client_id, node, incarnation, token: 0, clean_start, expiry_s, will }
+            Claim { client_id, node, incarnation, clean_start, expiry_s, will, ..Claim::default() }
         },
     )
 }
@@ -66,6 +67,7 @@ fn step() -> impl Strategy<Value = Step> {
         epoch: 0,
         fire_will,
         expiry_s,
+        sent: 0,
     });
     let retain = (1u64..3, 1u64..3, prop::option::weighted(0.9, any_message()), 0u64..6);
     let retain = retain.prop_map(|(producer_node, producer_incarnation, message, sequence)| Retain {
@@ -230,10 +232,11 @@ proptest! {
             }
             prop_assert_eq!(twin.encode_snapshot(), control.encode_snapshot());
             prop_assert!(control.routes().generation() >= generation);
-            for node in control.routes().nodes() {
+            for destination in control.routes().destinations() {
+                let Destination::Node(node) = destination else { continue };
                 prop_assert!(control.node(node).is_some_and(|node| node.up), "routes of a dead node");
             }
-            if matches!(command, Controls::Routes(_)) {
+            if matches!(command, Controls::Routes(_) | Controls::ShardRoutes(_)) {
                 let after = control.digest();
                 let again = control.apply(&control_command(NOW, command));
                 prop_assert!(matches!(again.reply, Some(control_reply::Reply::Ignored(_))), "routes are applied once");
@@ -249,7 +252,13 @@ fn any_control() -> impl Strategy<Value = Controls> {
     let filters = select(&["a", "a/b", "+/b", "#", "$share/g/a", "$share/g/#", "a/#/b", ""][..]);
     let set = prop::collection::vec((filters, 0u32..4), 0..5);
     let change = (0u64..5, 1u64..4, 0u64..12, any::<bool>(), set);
+    let names = select(&["a", "a/b", "+/b", "$share/g/a", "a/#/b"][..]);
+    let set = prop::collection::vec((names, 0u32..3, 0u64..4), 0..4);
+    let shard_change = (0u32..3, 0u64..6, 0u64..12, any::<bool>(), set);
     prop_oneof![
+        6 => shard_change.prop_map(|(shard, base, version, more, set)| {
+            Controls::ShardRoutes(shard_routes(shard, base, version, more, &set))
+        }),
         6 => change.prop_map(|(id, incarnation, version, full, set)| {
             Controls::Routes(Routes { incarnation, ..routes(id, version, full, &set) })
         }),

@@ -139,8 +139,13 @@ fn a_release_ends_transient_sessions_and_starts_the_timers_of_durable_ones() {
         let label = format!("expiry {expiry_s} delay {delay_s} fire {fire_will} new {new_expiry:?}");
         let mut shard = Shard::new();
         let claimed = shard.claims(&with_will(Claim { expiry_s, ..durable(1) }, "will", delay_s));
-        let release =
-            Release { client_id: "client".into(), epoch: claimed.epoch, fire_will, expiry_s: new_expiry };
+        let release = Release {
+            client_id: "client".into(),
+            epoch: claimed.epoch,
+            fire_will,
+            expiry_s: new_expiry,
+            sent: 0,
+        };
         shard.does(NOW, Command::Release(release));
         assert_eq!(!shard.fired().is_empty(), fired, "{label}");
         assert_eq!(shard.clients(), usize::from(stays), "{label}");

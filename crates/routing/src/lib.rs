@@ -15,4 +15,4 @@ mod subscribers;
 pub use filter_trie::FilterTrie;
 pub use matches::{Matches, SharedMatch};
 pub use retained_index::{RetainedIndex, RetainedMatches};
-pub use route_table::RouteTable;
+pub use route_table::{Destination, Interest, RouteTable};

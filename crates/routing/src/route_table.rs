@@ -1,6 +1,6 @@
-//! The cluster's routes: which node wants which filter. Knows no addresses and no sessions.
+//! The cluster's routes: which node and which shard wants which filter. Knows no addresses and no sessions.
 //!
-//! A trie answers lookups; an index by node makes losing a node and replacing its routes cheap.
+//! A trie answers lookups; an index by destination makes losing a node and replacing its routes cheap.
 //! Start at [`RouteTable::set`].
 
 use imbl::OrdMap;
@@ -8,14 +8,45 @@ use zwerm_wire::{TopicFilter, TopicName};
 
 use crate::{FilterTrie, Matches};
 
-/// Filters of one node with their member counts.
-type Routes = OrdMap<TopicFilter, u32>;
+/// Where a message goes that matched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Destination {
+    /// A node with online sessions that want it.
+    Node(u64),
+    /// A shard with durable sessions that want it.
+    Shard(u32),
+}
 
-/// Filter to nodes, with how many members of a shared group each node has. A clone is O(1).
+/// How a destination wants a filter.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Interest {
+    /// Members of a shared group there, 1 for a plain filter; 0 is no interest.
+    pub members: u32,
+    /// Only messages that are published with QoS 0: what else matches comes to the node through a shard.
+    pub only_qos0: bool,
+    /// Of a shard: the version of its routes in which the filter last began to have members; else 0.
+    pub since: u64,
+}
+
+impl Interest {
+    /// None: the route goes.
+    pub const NONE: Self = Self::of(0);
+
+    /// So many members on a node, in messages of all qualities of service.
+    #[must_use]
+    pub const fn of(members: u32) -> Self {
+        Self { members, only_qos0: false, since: 0 }
+    }
+}
+
+/// Filters of one destination.
+type Routes = OrdMap<TopicFilter, Interest>;
+
+/// Filter to destinations, with how each wants it. A clone is O(1).
 #[derive(Debug, Clone, Default)]
 pub struct RouteTable {
-    trie: FilterTrie<u64, u32>,
-    by_node: OrdMap<u64, Routes>,
+    trie: FilterTrie<Destination, Interest>,
+    by_destination: OrdMap<Destination, Routes>,
     generation: u64,
 }
 
@@ -26,96 +57,117 @@ impl RouteTable {
         Self::default()
     }
 
-    /// A table as it was: its routes (node, filter, members) and its generation.
+    /// A table as it was: its routes and its generation.
     #[must_use]
-    pub fn restore(generation: u64, routes: impl IntoIterator<Item = (u64, TopicFilter, u32)>) -> Self {
+    pub fn restore(
+        generation: u64,
+        routes: impl IntoIterator<Item = (Destination, TopicFilter, Interest)>,
+    ) -> Self {
         let mut table = Self::new();
-        for (node, filter, members) in routes {
-            table.set(node, &filter, members);
+        for (destination, filter, interest) in routes {
+            table.set(destination, &filter, interest);
         }
         table.generation = generation;
         table
     }
 
-    /// Sets the member count of a node's filter (1 for a plain filter); 0 removes it. True if it changed
-    /// anything.
-    pub fn set(&mut self, node: u64, filter: &TopicFilter, members: u32) -> bool {
-        let mut routes = self.by_node.get(&node).cloned().unwrap_or_default();
-        let changed = self.put(node, &mut routes, filter, members);
-        self.store(node, routes);
-        self.generation += u64::from(changed);
-        changed
+    /// Sets how a destination wants a filter; without members the route goes. True if it changed anything.
+    pub fn set(&mut self, destination: Destination, filter: &TopicFilter, interest: Interest) -> bool {
+        self.change(destination, [(filter, interest)])
     }
 
-    /// Replaces all routes of a node. Of a filter given twice the last counts. True if it changed anything;
-    /// what stays is not touched.
-    pub fn replace(&mut self, node: u64, routes: impl IntoIterator<Item = (TopicFilter, u32)>) -> bool {
-        let wanted: Routes = routes.into_iter().collect();
-        let old = self.by_node.get(&node).cloned().unwrap_or_default();
-        let mut current = old.clone();
+    /// Sets some filters of a destination as [`set`](Self::set) does, as one change.
+    pub fn change<'a>(
+        &mut self,
+        destination: Destination,
+        set: impl IntoIterator<Item = (&'a TopicFilter, Interest)>,
+    ) -> bool {
+        let mut routes = self.by_destination.get(&destination).cloned().unwrap_or_default();
         let mut changed = false;
-        for (filter, _) in old.iter().filter(|(filter, _)| !wanted.contains_key(*filter)) {
-            changed |= self.put(node, &mut current, filter, 0);
+        for (filter, interest) in set {
+            changed |= self.put(destination, &mut routes, filter, interest);
         }
-        for (filter, members) in &wanted {
-            changed |= self.put(node, &mut current, filter, *members);
-        }
-        self.store(node, current);
+        self.store(destination, routes);
         self.generation += u64::from(changed);
         changed
     }
 
-    /// Removes all routes of a node. True if it had any.
-    pub fn remove_node(&mut self, node: u64) -> bool {
-        let Some(routes) = self.by_node.remove(&node) else { return false };
+    /// Replaces all routes of a destination. Of a filter given twice the last counts. True if it changed
+    /// anything; what stays is not touched.
+    pub fn replace(
+        &mut self,
+        destination: Destination,
+        routes: impl IntoIterator<Item = (TopicFilter, Interest)>,
+    ) -> bool {
+        let wanted: Routes = routes.into_iter().collect();
+        let old = self.by_destination.get(&destination).cloned().unwrap_or_default();
+        let gone = old.keys().filter(|filter| !wanted.contains_key(*filter));
+        let gone = gone.map(|filter| (filter, Interest::NONE));
+        self.change(destination, gone.chain(wanted.iter().map(|(filter, interest)| (filter, *interest))))
+    }
+
+    /// Removes all routes of a destination. True if it had any.
+    pub fn remove(&mut self, destination: Destination) -> bool {
+        let Some(routes) = self.by_destination.remove(&destination) else { return false };
         for filter in routes.keys() {
-            self.trie.remove(filter, &node);
+            self.trie.remove(filter, &destination);
         }
         self.generation += 1;
         true
     }
 
-    fn put(&mut self, node: u64, routes: &mut Routes, filter: &TopicFilter, members: u32) -> bool {
-        let old = routes.get(filter).copied().unwrap_or(0);
-        if old == members {
+    fn put(
+        &mut self,
+        destination: Destination,
+        routes: &mut Routes,
+        filter: &TopicFilter,
+        interest: Interest,
+    ) -> bool {
+        let wanted = Some(interest).filter(|interest| interest.members > 0);
+        if routes.get(filter).copied() == wanted {
             return false;
         }
-        if members == 0 {
-            routes.remove(filter);
-            self.trie.remove(filter, &node);
-        } else {
-            routes.insert(filter.clone(), members);
-            self.trie.insert(filter, node, members);
+        match wanted {
+            None => {
+                routes.remove(filter);
+                self.trie.remove(filter, &destination);
+            }
+            Some(interest) => {
+                routes.insert(filter.clone(), interest);
+                self.trie.insert(filter, destination, interest);
+            }
         }
         true
     }
 
-    fn store(&mut self, node: u64, routes: Routes) {
+    fn store(&mut self, destination: Destination, routes: Routes) {
         if routes.is_empty() {
-            self.by_node.remove(&node);
+            self.by_destination.remove(&destination);
         } else {
-            self.by_node.insert(node, routes);
+            self.by_destination.insert(destination, routes);
         }
     }
 
-    /// The nodes that have routes, in order.
-    pub fn nodes(&self) -> impl Iterator<Item = u64> {
-        self.by_node.keys().copied()
+    /// The destinations that have routes, in order: nodes, then shards.
+    pub fn destinations(&self) -> impl Iterator<Item = Destination> {
+        self.by_destination.keys().copied()
     }
 
-    /// The routes of a node: filter and members, in the order of the filters' text.
-    pub fn routes_of(&self, node: u64) -> impl Iterator<Item = (&TopicFilter, u32)> {
-        self.by_node.get(&node).into_iter().flat_map(|routes| routes.iter().map(|(f, members)| (f, *members)))
+    /// The routes of a destination, in the order of the filters' text.
+    pub fn routes_of(&self, destination: Destination) -> impl Iterator<Item = (&TopicFilter, Interest)> {
+        let routes = self.by_destination.get(&destination).into_iter();
+        routes.flat_map(|routes| routes.iter().map(|(filter, interest)| (filter, *interest)))
     }
 
-    /// The members a node has behind a filter; 0 if it has no such route.
+    /// How a destination wants a filter; [`Interest::NONE`] if it has no such route.
     #[must_use]
-    pub fn members(&self, node: u64, filter: &TopicFilter) -> u32 {
-        self.by_node.get(&node).and_then(|routes| routes.get(filter)).copied().unwrap_or(0)
+    pub fn interest(&self, destination: Destination, filter: &TopicFilter) -> Interest {
+        let routes = self.by_destination.get(&destination);
+        routes.and_then(|routes| routes.get(filter)).copied().unwrap_or_default()
     }
 
-    /// Adds the nodes that want a topic to `found`, each node once for each of its filters that matches.
-    pub fn matches(&self, topic: &TopicName, found: &mut Matches<u64, u32>) {
+    /// Adds who wants a topic to `found`, each destination once for each of its filters that matches.
+    pub fn matches(&self, topic: &TopicName, found: &mut Matches<Destination, Interest>) {
         self.trie.matches(topic, found);
     }
 
@@ -125,7 +177,7 @@ impl RouteTable {
         self.generation
     }
 
-    /// How many routes there are: pairs of node and filter.
+    /// How many routes there are: pairs of destination and filter.
     #[must_use]
     pub fn len(&self) -> usize {
         self.trie.len()

@@ -5,11 +5,25 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use zwerm_routing::{FilterTrie, Matches, RetainedIndex, RouteTable};
+use zwerm_routing::{Destination, FilterTrie, Interest, Matches, RetainedIndex, RouteTable};
 use zwerm_wire::{TopicFilter, TopicName};
 
 type Model = BTreeMap<(TopicFilter, u64), u32>;
 type Members = Vec<(u64, u32)>;
+
+/// Even keys are nodes, odd ones shards.
+fn destination(key: u64) -> Destination {
+    if key.is_multiple_of(2) {
+        Destination::Node(key)
+    } else {
+        Destination::Shard(u32::try_from(key).unwrap())
+    }
+}
+
+/// All three fields follow the number, so that every field counts.
+fn interest(members: u32) -> Interest {
+    Interest { members, only_qos0: members.is_multiple_of(3), since: u64::from(members) * 7 }
+}
 
 /// Few levels and few names, so that filters meet topics; sometimes below 60 or more equal levels, so that they
 /// meet at the depth where tries stop having nodes.
@@ -156,7 +170,7 @@ proptest! {
     }
 
     #[test]
-    fn a_route_table_forgets_and_replaces_nodes_as_if_filter_by_filter(
+    fn a_route_table_forgets_and_replaces_destinations_as_if_filter_by_filter(
         steps in steps(),
         full in prop::collection::vec((filter(), 0u32..4), 0..20),
         gone in 0u64..12,
@@ -168,12 +182,12 @@ proptest! {
             let before = table.generation();
             let changed = match step {
                 Step::Insert(filter, node, members) => {
-                    let changed = table.set(node, &filter, members);
+                    let changed = table.set(destination(node), &filter, interest(members));
                     prop_assert_eq!(changed, model.insert((filter, node), members) != Some(members));
                     changed
                 }
                 Step::Remove(filter, node) => {
-                    let changed = table.set(node, &filter, 0);
+                    let changed = table.set(destination(node), &filter, Interest::NONE);
                     prop_assert_eq!(changed, model.remove(&(filter, node)).is_some());
                     changed
                 }
@@ -183,29 +197,38 @@ proptest! {
         }
         model.retain(|(_, node), _| *node != gone);
         let before = table.generation();
-        prop_assert_eq!(table.remove_node(gone), table.generation() > before);
+        prop_assert_eq!(table.remove(destination(gone)), table.generation() > before);
         let other = (gone + 1) % 12;
         model.retain(|(_, node), _| *node != other);
         model.extend(full.iter().map(|(filter, members)| ((filter.clone(), other), *members)));
         model.retain(|_, members| *members > 0);
-        table.replace(other, full.clone());
+        let full: Vec<_> = full.into_iter().map(|(filter, members)| (filter, interest(members))).collect();
+        table.replace(destination(other), full.clone());
         let settled = table.generation();
-        prop_assert!(!table.replace(other, full), "a repeat changes nothing");
+        prop_assert!(!table.replace(destination(other), full), "a repeat changes nothing");
         prop_assert_eq!(table.generation(), settled);
 
         prop_assert_eq!(table.len(), model.len());
         for node in 0..12 {
-            let routes: Vec<_> = table.routes_of(node).map(|(filter, members)| (filter.clone(), members)).collect();
+            let routes = table.routes_of(destination(node));
+            let routes: Vec<_> = routes.map(|(filter, interest)| (filter.clone(), interest)).collect();
             let wanted = model.iter().filter(|((_, of), _)| *of == node);
-            prop_assert_eq!(routes, wanted.map(|((filter, _), members)| (filter.clone(), *members)).collect::<Vec<_>>());
+            let wanted = wanted.map(|((filter, _), members)| (filter.clone(), interest(*members)));
+            prop_assert_eq!(routes, wanted.collect::<Vec<_>>());
         }
-        prop_assert!(table.nodes().all(|node| table.routes_of(node).next().is_some()));
+        for ((filter, key), members) in &model {
+            prop_assert_eq!(table.interest(destination(*key), filter), interest(*members));
+        }
+        prop_assert!(table.destinations().all(|of| table.routes_of(of).next().is_some()));
         let mut found = Matches::new();
         for topic in &topics {
             found.clear();
             table.matches(topic, &mut found);
             found.plain.sort_unstable();
             let (plain, shared) = naive(&model, topic);
+            let mut plain: Vec<_> =
+                plain.into_iter().map(|(key, members)| (destination(key), interest(members))).collect();
+            plain.sort_unstable();
             prop_assert_eq!(&found.plain, &plain);
             prop_assert_eq!(found.shared.len(), shared.len());
         }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use zwerm_cluster::NodeId;
-use zwerm_routing::Matches;
+use zwerm_routing::{Destination, Interest, Matches};
 use zwerm_wire::{TopicFilter, TopicName};
 
 use crate::fixture::{World, soon, until};
@@ -12,7 +12,7 @@ use crate::recorder::App;
 /// Sets a route and waits for the promise.
 pub async fn route(world: &World<App>, node: NodeId, filter: &str, members: u32) {
     let permit = world.cluster(node).routes.permit().await.unwrap();
-    let routed = permit.set(TopicFilter::new(filter).unwrap(), members);
+    let routed = permit.set(TopicFilter::new(filter).unwrap(), Interest::of(members));
     soon("a route holds", routed).await.unwrap();
 }
 
@@ -20,9 +20,16 @@ pub async fn route(world: &World<App>, node: NodeId, filter: &str, members: u32)
 fn routes(world: &World<App>, node: NodeId, topic: &str) -> Vec<NodeId> {
     let mut found = Matches::new();
     world.cluster(node).control.routes().matches(&TopicName::new(topic).unwrap(), &mut found);
-    let mut nodes: Vec<NodeId> = found.plain.iter().map(|(node, _)| *node).collect();
+    let mut nodes: Vec<NodeId> = found.plain.iter().filter_map(|(to, _)| node_of(*to)).collect();
     nodes.sort_unstable();
     nodes
+}
+
+fn node_of(destination: Destination) -> Option<NodeId> {
+    match destination {
+        Destination::Node(node) => Some(node),
+        Destination::Shard(_) => None,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,7 +55,7 @@ async fn many_routes_at_once_share_commands_and_all_hold() {
     let mut promised = Vec::new();
     for number in 0..5_000 {
         let permit = world.cluster(2).routes.permit().await.unwrap();
-        promised.push(permit.set(TopicFilter::new(format!("many/{number}")).unwrap(), 1));
+        promised.push(permit.set(TopicFilter::new(format!("many/{number}")).unwrap(), Interest::of(1)));
     }
     for routed in promised {
         soon("a route holds", routed).await.unwrap();
@@ -90,7 +97,8 @@ async fn a_node_that_is_cut_off_loses_its_lease_and_comes_back_as_a_new_incarnat
 fn routes_of_group(world: &World<App>, node: NodeId) -> Vec<(NodeId, u32)> {
     let mut found = Matches::new();
     world.cluster(node).control.routes().matches(&TopicName::new("c").unwrap(), &mut found);
-    found.shared.iter().flat_map(|group| group.members.iter().copied()).collect()
+    let members = found.shared.iter().flat_map(|group| group.members.iter());
+    members.filter_map(|(to, interest)| Some((node_of(*to)?, interest.members))).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -119,7 +127,7 @@ async fn a_node_stops_although_routes_change_all_the_time() {
         for number in 0.. {
             let Some(permit) = changing.routes.permit().await else { return };
             let filter = TopicFilter::new(format!("busy/{}", number % 50)).unwrap();
-            if permit.set(filter, number % 2).await.is_err() {
+            if permit.set(filter, Interest::of(number % 2)).await.is_err() {
                 return;
             }
         }

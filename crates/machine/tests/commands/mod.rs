@@ -39,7 +39,7 @@ pub(crate) fn with_will(claim: Claim, payload: &str, delay_s: u32) -> Claim {
 
 /// The client vanished: its will is to fire.
 pub(crate) fn vanished(epoch: u64) -> Release {
-    Release { client_id: "client".into(), epoch, fire_will: true, expiry_s: None }
+    Release { client_id: "client".into(), epoch, fire_will: true, expiry_s: None, sent: 0 }
 }
 
 /// What the tests ask of a shard.
@@ -133,8 +133,25 @@ pub(crate) fn form() -> Form {
 
 /// Routes of incarnation 1.
 pub(crate) fn routes(node: u64, version: u64, full: bool, set: &[(&str, u32)]) -> Routes {
-    let set = set.iter().map(|(filter, members)| Route { filter: (*filter).into(), members: *members });
+    let set = set.iter().map(|(filter, members)| Route {
+        filter: (*filter).into(),
+        members: *members,
+        only_qos0: false,
+    });
     Routes { node, incarnation: 1, version, full, set: set.collect() }
+}
+
+/// Routes of a shard: filter, members and since.
+pub(crate) fn shard_routes(
+    shard: u32,
+    base: u64,
+    version: u64,
+    more: bool,
+    set: &[(&str, u32, u64)],
+) -> ShardRoutes {
+    let set =
+        set.iter().map(|&(filter, members, since)| ShardRoute { filter: filter.into(), members, since });
+    ShardRoutes { shard, base, version, more, set: set.collect() }
 }
 
 pub(crate) fn control_command(at_ms: u64, command: control_command::Command) -> ControlCommand {
