@@ -3,7 +3,7 @@
 //! Each turn does what can be done without waiting, a bounded amount of it: packets that came (`intake`),
 //! acknowledgements, deliveries (`delivery`), then one write. Then it waits for whatever makes more possible.
 //! Back-pressure is what it does not wait for: it does not read while the client's packets or its own bytes
-//! have nowhere to go. Start at [`run`].
+//! have nowhere to go. Start at [`Connections::serve`].
 
 use std::future::{pending, poll_fn};
 use std::io;
@@ -13,38 +13,22 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tracing::debug;
-use zwerm_broker::{Admission, Attachment, Broker, Detach};
+use zwerm_broker::{Admission, Attachment, Detach};
 use zwerm_session::{Cause, Ending, Input, Session};
 use zwerm_wire::{Connect, Decoder, ReasonCode, Role};
 
+use crate::Counters;
+use crate::connections::{Connections, Shared};
 use crate::counters::Tally;
 use crate::input;
 use crate::link::Link;
 use crate::output::Output;
-use crate::{Config, Counters};
 
 /// SUBSCRIBE and UNSUBSCRIBE packets of one client that wait for the broker before no more is read.
 const MAX_ANSWERS: usize = 16;
-
-/// What all connections share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) config: Config,
-    pub(crate) broker: Broker,
-    pub(crate) counters: Arc<Counters>,
-    handshakes: Semaphore,
-}
-
-impl Shared {
-    pub(crate) fn new(config: Config, broker: Broker) -> Self {
-        let handshakes = Semaphore::new(config.max_handshakes.clamp(1, Semaphore::MAX_PERMITS));
-        Self { config, broker, counters: Arc::default(), handshakes }
-    }
-}
 
 /// Counts a connection as open as long as it lives, however it ends.
 struct Open(Arc<Counters>);
@@ -55,14 +39,18 @@ impl Drop for Open {
     }
 }
 
-/// Serves one connection to its end.
-pub(crate) async fn run(link: impl Link, peer: SocketAddr, shared: Arc<Shared>, stop: CancellationToken) {
-    shared.counters.connections_current.increment();
-    let _open = Open(Arc::clone(&shared.counters));
-    // boxed, for an idle connection is as large as the largest thing it may ever do
-    let mut driver = Box::new(Driver::new(link, peer, shared));
-    driver.serve(&stop).await;
-    Box::pin(driver.leave()).await;
+impl Connections {
+    /// Serves one connection to its end, which comes soon after `stop` is cancelled. Its `peer` is only named in
+    /// logs. Dropped before, it cuts the connection, and the broker ends the session as for any lost link.
+    pub async fn serve(&self, link: impl Link, peer: SocketAddr, stop: CancellationToken) {
+        let shared = Arc::clone(&self.0);
+        shared.counters.connections_current.increment();
+        let _open = Open(Arc::clone(&shared.counters));
+        // boxed, for an idle connection is as large as the largest thing it may ever do
+        let mut driver = Box::new(Driver::new(link, peer, shared));
+        driver.serve(&stop).await;
+        Box::pin(driver.leave()).await;
+    }
 }
 
 /// One connection.
@@ -248,6 +236,7 @@ impl<L: Link> Driver<L> {
                     session_present: attached.session_present,
                     assigned_client_id: attached.assigned_client_id,
                     session_expiry: attached.session_expiry,
+                    ..zwerm_session::Attached::default()
                 })
             }
             Err(error) => {

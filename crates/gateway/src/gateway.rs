@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use zwerm_broker::Broker;
 
-use crate::driver::{self, Shared};
+use crate::connections::Connections;
 use crate::listener::Listener;
 use crate::{Config, Counters, ListenerConfig};
 
@@ -44,23 +44,25 @@ impl Gateway {
     /// # Errors
     /// An address cannot be listened at; then none is.
     pub fn start(config: Config, broker: Broker, shutdown: &CancellationToken) -> Result<Self, StartError> {
-        let shared = Arc::new(Shared::new(config, broker));
-        let drain = shared.config.drain_timeout;
-        let open = |config: &ListenerConfig| {
-            let listener = Listener::bind(*config, drain, Arc::clone(&shared.counters))?;
+        let connections = Connections::new(config, broker);
+        let (config, counters) = (&connections.0.config, connections.counters());
+        let open = |listener: &ListenerConfig| {
+            let listener = Listener::bind(*listener, config.drain_timeout, Arc::clone(&counters))?;
             Ok((listener.address()?, listener))
         };
-        let opened = shared.config.listeners.iter().map(|listener| {
+        let opened = config.listeners.iter().map(|listener| {
             open(listener).map_err(|source: io::Error| StartError::Bind { bind: listener.bind, source })
         });
         let opened = opened.collect::<Result<Vec<_>, _>>()?;
-        let mut gateway =
-            Self { addresses: Vec::new(), counters: Arc::clone(&shared.counters), listeners: JoinSet::new() };
+        let mut gateway = Self { addresses: Vec::new(), counters, listeners: JoinSet::new() };
         for (address, listener) in opened {
             info!(%address, "listening for MQTT clients");
             gateway.addresses.push(address);
-            let shared = Arc::clone(&shared);
-            let serve = move |stream, peer, stop| driver::run(stream, peer, Arc::clone(&shared), stop);
+            let connections = connections.clone();
+            let serve = move |stream, peer, stop| {
+                let connections = connections.clone();
+                async move { connections.serve(stream, peer, stop).await }
+            };
             gateway.listeners.spawn(listener.run(serve, shutdown.child_token()));
         }
         Ok(gateway)

@@ -76,6 +76,8 @@ impl<L: Link> Driver<L> {
                 Output::Subscribe(subscribe) => self.subscribe(subscribe),
                 Output::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe),
                 Output::Send(packet) => self.send(&packet, now),
+                // only of durable sessions, which the broker does not attach yet
+                Output::Acknowledged { .. } | Output::Complete(_) => {}
                 // the loop sees that the session is closed and leaves
                 Output::Close => {}
             }

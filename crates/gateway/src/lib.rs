@@ -5,6 +5,7 @@
 
 mod buffers;
 mod config;
+mod connections;
 mod counters;
 mod delivery;
 mod driver;
@@ -13,9 +14,12 @@ mod input;
 mod intake;
 mod link;
 mod listener;
+mod memory;
 mod output;
 
 pub use config::{Config, ListenerConfig};
+pub use connections::Connections;
 pub use counters::{Counter, Counters};
 pub use gateway::{Gateway, StartError};
 pub use link::Link;
+pub use memory::MemoryLink;

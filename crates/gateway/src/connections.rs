@@ -1,0 +1,42 @@
+//! What every connection of one gateway shares, whoever accepts them.
+//!
+//! Knows no listeners: sockets come from `listener`, the simulation of a cluster brings links of its own.
+//! Start at [`Connections`].
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use zwerm_broker::Broker;
+
+use crate::{Config, Counters};
+
+/// Serves connections over any [`Link`](crate::Link); see `serve`. Cheap to clone.
+///
+/// It owns no task: whoever accepts a connection owns the task that serves it.
+#[derive(Debug, Clone)]
+pub struct Connections(pub(crate) Arc<Shared>);
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) broker: Broker,
+    pub(crate) counters: Arc<Counters>,
+    /// Places for CONNECT packets that are with the broker.
+    pub(crate) handshakes: Semaphore,
+}
+
+impl Connections {
+    /// Connections to this broker. The listeners of `config` are not opened.
+    #[must_use]
+    pub fn new(config: Config, broker: Broker) -> Self {
+        let handshakes = Semaphore::new(config.max_handshakes.clamp(1, Semaphore::MAX_PERMITS));
+        Self(Arc::new(Shared { config, broker, counters: Arc::default(), handshakes }))
+    }
+
+    /// What they count together.
+    #[must_use]
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.0.counters)
+    }
+}
