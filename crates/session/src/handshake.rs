@@ -29,11 +29,16 @@ impl Session {
         self.put(Output::Attach(connect));
     }
 
-    pub(crate) fn attached(&mut self, attached: Attached) {
+    pub(crate) fn attached(&mut self, mut attached: Attached) {
         if self.phase != Phase::Attaching {
             return;
         }
         self.phase = Phase::Open;
+        self.durable = attached.durable;
+        if attached.durable {
+            self.inbound.resume(std::mem::take(&mut attached.received));
+            self.outbound.resume(std::mem::take(&mut attached.released));
+        }
         let session_present = attached.session_present;
         let properties =
             if self.speaks_v5() { self.connack_properties(attached) } else { ConnAckProperties::default() };

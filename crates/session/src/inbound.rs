@@ -1,4 +1,4 @@
-//! Messages from the client: duplicates, receive maximum, and acknowledgements that wait for `Accepted`.
+//! Messages from the client: duplicates, receive maximum, and acknowledgements that wait for the broker.
 //!
 //! Knows not where messages go. The client's identifiers for SUBSCRIBE and UNSUBSCRIBE live in the same
 //! table, for they are of one space (section 2.2.1). Start at `Session::publish`.
@@ -29,6 +29,10 @@ pub(crate) enum Taken {
     ExactlyOnce,
     /// PUBREC was sent: the client's PUBREL is awaited.
     Received,
+    /// The same since an earlier connection: the client's quota began anew and does not count it (section 4.9).
+    Resumed,
+    /// PUBREL of a durable session: PUBCOMP follows `Completed`.
+    Completing,
     /// SUBSCRIBE: SUBACK follows `Subscribed`. `Some`: the filters refused here, and why, by position.
     Subscribe(Option<Box<[Option<ReasonCode>]>>),
     /// UNSUBSCRIBE: UNSUBACK follows `Unsubscribed`.
@@ -41,7 +45,7 @@ impl Taken {
     }
 
     fn is_pending(&self) -> bool {
-        *self != Self::Received
+        !matches!(self, Self::Received | Self::Resumed)
     }
 }
 
@@ -55,6 +59,13 @@ impl Inbound {
         self.messages += usize::from(taken.is_message());
         self.pending += usize::from(taken.is_pending());
         self.taken.insert(packet_id, taken);
+    }
+
+    /// Knows again what awaits a PUBREL since an earlier connection.
+    pub(crate) fn resume(&mut self, received: Vec<PacketId>) {
+        for packet_id in received {
+            self.insert(packet_id, Taken::Resumed);
+        }
     }
 
     pub(crate) fn remove(&mut self, packet_id: PacketId) -> Option<Taken> {
@@ -120,7 +131,7 @@ impl Session {
                 return true;
             }
             // a duplicate: the client gets its PUBREC again, its subscribers get nothing (section 4.3.3)
-            (Taken::ExactlyOnce, Some(Taken::Received)) => {
+            (Taken::ExactlyOnce, Some(Taken::Received | Taken::Resumed)) => {
                 self.send(Packet::PubRec(Ack::success(packet_id)));
             }
             // a duplicate of what is not acknowledged yet: the acknowledgement is on its way
@@ -174,17 +185,42 @@ impl Session {
         says_yes.then_some(ReasonCode::Success)
     }
 
-    /// PUBREL ends QoS 2 (section 3.6).
+    /// PUBREL ends QoS 2 (section 3.6). For a durable session the broker publishes the message only now, and
+    /// PUBCOMP waits for that.
     pub(crate) fn pubrel(&mut self, ack: &Ack) {
-        let reason = match self.inbound.get(ack.packet_id) {
-            Some(Taken::Received) => {
-                self.inbound.remove(ack.packet_id);
-                ReasonCode::Success
+        let packet_id = ack.packet_id;
+        match self.inbound.get(packet_id) {
+            Some(Taken::Received | Taken::Resumed) if self.durable => {
+                self.inbound.insert(packet_id, Taken::Completing);
+                self.put(Output::Complete(packet_id));
             }
+            Some(Taken::Received | Taken::Resumed) => {
+                self.inbound.remove(packet_id);
+                self.pubcomp_with(packet_id, ReasonCode::Success);
+            }
+            // a repetition: PUBCOMP is on its way
+            Some(Taken::Completing) => {}
             // before our PUBREC, or under the identifier of something else
-            Some(_) => return self.violate(ReasonCode::ProtocolError),
-            None => self.unknown_id(),
-        };
-        self.send(Packet::PubComp(Ack { packet_id: ack.packet_id, reason, properties: None }));
+            Some(_) => self.violate(ReasonCode::ProtocolError),
+            None => self.pubcomp_with(packet_id, ReasonCode::PacketIdentifierNotFound),
+        }
+    }
+
+    /// The broker's word on a PUBREL.
+    pub(crate) fn completed(&mut self, packet_id: PacketId, reason: ReasonCode) {
+        if self.inbound.get(packet_id) != Some(&Taken::Completing) {
+            return;
+        }
+        if reason.is_error() && reason != ReasonCode::PacketIdentifierNotFound {
+            return self.end(Cause::Kicked(reason), Some(reason), None);
+        }
+        self.inbound.remove(packet_id);
+        self.pubcomp_with(packet_id, reason);
+    }
+
+    /// PUBCOMP knows two reasons (section 3.7.2.1), and none in 3.x.
+    fn pubcomp_with(&mut self, packet_id: PacketId, reason: ReasonCode) {
+        let reason = if reason.is_error() { self.unknown_id() } else { ReasonCode::Success };
+        self.send(Packet::PubComp(Ack { packet_id, reason, properties: None }));
     }
 }

@@ -31,6 +31,16 @@ pub enum Input {
         /// 0x80 and above: refused.
         reason: ReasonCode,
     },
+    /// What [`Output::Acknowledged`] said of this id with [`Stage::Received`] is committed: PUBREL follows.
+    Received(PacketId),
+    /// The answer to [`Output::Complete`].
+    Completed {
+        /// Of the PUBREL.
+        packet_id: PacketId,
+        /// 0x92 if the message is not known (any more); any other error ends the connection, for PUBCOMP has
+        /// no word for it and the client may ask again.
+        reason: ReasonCode,
+    },
     /// The answer to [`Output::Subscribe`].
     Subscribed {
         /// Of the SUBSCRIBE.
@@ -65,9 +75,28 @@ pub struct Attached {
     pub assigned_client_id: Option<ByteString>,
     /// Seconds that the session outlives its connection.
     pub session_expiry: u32,
+    /// The session outlives its connection, and the broker keeps what is unacknowledged: it names the packet
+    /// identifiers of messages to the client ([`Session::deliver_as`](crate::Session::deliver_as)) and is
+    /// asked before PUBREL and PUBCOMP are sent.
+    pub durable: bool,
+    /// QoS 2 identifiers of the client that await its PUBREL since an earlier connection. Durable only.
+    pub received: Vec<PacketId>,
+    /// QoS 2 identifiers of messages to the client that await its PUBCOMP since an earlier connection: their
+    /// PUBREL is sent again right after CONNACK, in this order (section 4.4). Durable only.
+    pub released: Vec<PacketId>,
 }
 
-/// Something to do for the session. At most two come of one input.
+/// How far the client acknowledged a message to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// PUBREC: the client has it, the identifier is still in use. Answer with [`Input::Received`].
+    Received,
+    /// PUBACK, PUBCOMP, or PUBREC with an error: the message and its identifier are done with. Not answered.
+    Done,
+}
+
+/// Something to do for the session. At most two come of one input; only [`Input::Attached`] brings a PUBREL for
+/// each released identifier besides.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
     /// Claim the client id; answer with [`Input::Attached`] or [`Input::Refused`]. The session expiry is
@@ -77,6 +106,16 @@ pub enum Output {
     /// Route a message. Its topic is `Some`, its alias `None`. QoS 1 and 2 are answered later with
     /// [`Input::Accepted`].
     Publish(Publish),
+    /// The client acknowledged a message that was delivered under an identifier of the broker. Durable only.
+    Acknowledged {
+        /// Of the PUBLISH.
+        packet_id: PacketId,
+        /// How far.
+        stage: Stage,
+    },
+    /// PUBREL: the QoS 2 message of the client under this identifier is to be published; answer with
+    /// [`Input::Completed`]. Durable only.
+    Complete(PacketId),
     /// Subscribe; answer with [`Input::Subscribed`]. Only filters that are allowed; QoS lowered to the
     /// highest that is.
     Subscribe(Subscribe),

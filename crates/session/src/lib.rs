@@ -15,6 +15,6 @@ mod subscribe;
 mod told;
 
 pub use alias::AliasUse;
-pub use io::{Attached, Cause, Deadline, Ending, Input, Output};
+pub use io::{Attached, Cause, Deadline, Ending, Input, Output, Stage};
 pub use limits::Limits;
 pub use session::Session;

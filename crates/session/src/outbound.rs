@@ -4,11 +4,13 @@
 //! [`Session::deliver`].
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::vec;
 
 use zwerm_wire::{Ack, Packet, PacketId, QoS, ReasonCode};
 
-use crate::Session;
 use crate::session::Phase;
+use crate::{Output, Session, Stage};
 
 /// Every identifier under way to the client; one that is not in here is free (S2).
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub(crate) struct Outbound {
     sent: BTreeMap<PacketId, Sent>,
     limit: u16,
     last: PacketId,
+    /// What is left to send of the PUBRELs of an earlier connection. Boxed: few sessions ever have any.
+    resumed: Option<Box<vec::IntoIter<PacketId>>>,
 }
 
 /// What is awaited under an identifier.
@@ -25,19 +29,44 @@ enum Sent {
     AtLeastOnce,
     /// QoS 2 PUBLISH: its PUBREC.
     ExactlyOnce,
+    /// PUBREC, which the broker has yet to commit: its word, upon which PUBREL is sent. Durable only.
+    Receiving,
     /// PUBREL: its PUBCOMP.
     Released,
 }
 
+impl Sent {
+    /// What a PUBLISH of this quality of service awaits.
+    fn by(qos: QoS) -> Option<Self> {
+        match qos {
+            QoS::AtMostOnce => None,
+            QoS::AtLeastOnce => Some(Self::AtLeastOnce),
+            QoS::ExactlyOnce => Some(Self::ExactlyOnce),
+        }
+    }
+}
+
 impl Default for Outbound {
     fn default() -> Self {
-        Self { sent: BTreeMap::new(), limit: 0, last: PacketId::MAX }
+        Self { sent: BTreeMap::new(), limit: 0, last: PacketId::MAX, resumed: None }
     }
 }
 
 impl Outbound {
     pub(crate) fn open(&mut self, limit: u16) {
         self.limit = limit;
+    }
+
+    /// Takes up what awaits a PUBCOMP since an earlier connection. It has places in the window, though it may
+    /// be more than the window is wide.
+    pub(crate) fn resume(&mut self, mut released: Vec<PacketId>) {
+        released.retain(|packet_id| self.sent.insert(*packet_id, Sent::Released).is_none());
+        self.resumed = (!released.is_empty()).then(|| Box::new(released.into_iter()));
+    }
+
+    /// Nothing is sent any more.
+    pub(crate) fn forget_resumed(&mut self) {
+        self.resumed = None;
     }
 
     fn window(&self) -> usize {
@@ -69,15 +98,12 @@ impl Session {
         self.outbound.sent.len()
     }
 
-    /// Takes a place in the window and an identifier for a PUBLISH that is sent now. `None` for QoS 0, and
-    /// when there is no place: ask [`window`](Self::window) first.
+    /// Takes a place in the window and an identifier for a PUBLISH that is sent now. `None` for QoS 0, when
+    /// there is no place (ask [`window`](Self::window) first), and for a durable session, whose identifiers
+    /// are the broker's.
     pub fn deliver(&mut self, qos: QoS) -> Option<PacketId> {
-        let sent = match qos {
-            QoS::AtMostOnce => return None,
-            QoS::AtLeastOnce => Sent::AtLeastOnce,
-            QoS::ExactlyOnce => Sent::ExactlyOnce,
-        };
-        if self.window() == 0 {
+        let sent = Sent::by(qos)?;
+        if self.window() == 0 || self.durable {
             return None;
         }
         let packet_id = self.outbound.allocate();
@@ -85,43 +111,94 @@ impl Session {
         Some(packet_id)
     }
 
+    /// The same for a PUBLISH of a durable session, under the broker's identifier. False, and nothing may be
+    /// sent: for QoS 0, when there is no place, when the identifier is under way, and for a session that is
+    /// not durable.
+    pub fn deliver_as(&mut self, packet_id: PacketId, qos: QoS) -> bool {
+        let Some(sent) = Sent::by(qos) else { return false };
+        if self.window() == 0 || !self.durable {
+            return false;
+        }
+        match self.outbound.sent.entry(packet_id) {
+            Entry::Vacant(place) => {
+                place.insert(sent);
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
+    }
+
+    /// The next PUBREL that an earlier connection left to be sent again.
+    pub(crate) fn next_resumed(&mut self) -> Option<Output> {
+        let next = self.outbound.resumed.as_mut()?.next();
+        if next.is_none() {
+            self.outbound.forget_resumed();
+        }
+        Some(Output::Send(Packet::PubRel(Ack::success(next?))))
+    }
+
+    /// The client is done with an identifier.
+    fn done(&mut self, packet_id: PacketId) {
+        self.outbound.sent.remove(&packet_id);
+        if self.durable {
+            self.put(Output::Acknowledged { packet_id, stage: Stage::Done });
+        }
+    }
+
     /// PUBACK ends QoS 1, whatever its code (section 3.4).
     pub(crate) fn puback(&mut self, ack: &Ack) {
         match self.outbound.sent.get(&ack.packet_id) {
-            Some(Sent::AtLeastOnce) => {
-                self.outbound.sent.remove(&ack.packet_id);
+            Some(Sent::AtLeastOnce) => self.done(ack.packet_id),
+            Some(Sent::ExactlyOnce | Sent::Receiving | Sent::Released) => {
+                self.violate(ReasonCode::ProtocolError);
             }
-            Some(Sent::ExactlyOnce | Sent::Released) => self.violate(ReasonCode::ProtocolError),
             // left over from an earlier connection: nothing to end
             None => {}
         }
     }
 
     /// PUBREC is answered by PUBREL, or ends the exchange with an error (section 3.5).
+    ///
+    /// A durable session answers only what the broker has committed: a client that got PUBREL takes the next
+    /// PUBLISH under the identifier for a new message, so the message must never be sent again.
     pub(crate) fn pubrec(&mut self, ack: &Ack) {
-        let reason = match self.outbound.sent.get(&ack.packet_id) {
+        let packet_id = ack.packet_id;
+        let reason = match self.outbound.sent.get(&packet_id) {
             Some(Sent::AtLeastOnce) => return self.violate(ReasonCode::ProtocolError),
-            Some(Sent::ExactlyOnce) if ack.reason.is_error() => {
-                self.outbound.sent.remove(&ack.packet_id);
-                return;
+            Some(Sent::ExactlyOnce) if ack.reason.is_error() => return self.done(packet_id),
+            Some(Sent::ExactlyOnce) if self.durable => {
+                self.outbound.sent.insert(packet_id, Sent::Receiving);
+                return self.put(Output::Acknowledged { packet_id, stage: Stage::Received });
             }
+            // a repetition: PUBREL is on its way
+            Some(Sent::Receiving) => return,
             Some(Sent::ExactlyOnce | Sent::Released) => {
-                self.outbound.sent.insert(ack.packet_id, Sent::Released);
+                self.outbound.sent.insert(packet_id, Sent::Released);
                 ReasonCode::Success
             }
             None if ack.reason.is_error() => return,
+            // of a message that may yet be sent again: told PUBREL, the client would take it for a new one
+            None if self.durable => return,
             None => self.unknown_id(),
         };
-        self.send(Packet::PubRel(Ack { packet_id: ack.packet_id, reason, properties: None }));
+        self.send(Packet::PubRel(Ack { packet_id, reason, properties: None }));
+    }
+
+    /// The broker committed a PUBREC.
+    pub(crate) fn received(&mut self, packet_id: PacketId) {
+        if self.outbound.sent.get(&packet_id) == Some(&Sent::Receiving) {
+            self.outbound.sent.insert(packet_id, Sent::Released);
+            self.send(Packet::PubRel(Ack::success(packet_id)));
+        }
     }
 
     /// PUBCOMP ends QoS 2 (section 3.7).
     pub(crate) fn pubcomp(&mut self, ack: &Ack) {
         match self.outbound.sent.get(&ack.packet_id) {
-            Some(Sent::Released) => {
-                self.outbound.sent.remove(&ack.packet_id);
+            Some(Sent::Released) => self.done(ack.packet_id),
+            Some(Sent::AtLeastOnce | Sent::ExactlyOnce | Sent::Receiving) => {
+                self.violate(ReasonCode::ProtocolError);
             }
-            Some(Sent::AtLeastOnce | Sent::ExactlyOnce) => self.violate(ReasonCode::ProtocolError),
             None => {}
         }
     }

@@ -31,6 +31,8 @@ pub struct Session {
     pub(crate) outbound: Outbound,
     pub(crate) aliases_in: InboundAliases,
     pub(crate) aliases_out: OutboundAliases,
+    /// The broker keeps what is unacknowledged: see [`Attached::durable`](crate::Attached::durable).
+    pub(crate) durable: bool,
     /// At most two come of one input: a last word and the closing.
     outputs: SmallVec<[Output; 2]>,
     ending: Option<Ending>,
@@ -76,6 +78,7 @@ impl Session {
             outbound: Outbound::default(),
             aliases_in: InboundAliases::default(),
             aliases_out: OutboundAliases::default(),
+            durable: false,
             outputs: SmallVec::new(),
             ending: None,
         }
@@ -100,6 +103,8 @@ impl Session {
             }
             Input::Refused(reason) => self.refused(reason),
             Input::Accepted { packet_id, reason } => self.accepted(packet_id, reason),
+            Input::Received(packet_id) => self.received(packet_id),
+            Input::Completed { packet_id, reason } => self.completed(packet_id, reason),
             Input::Subscribed { packet_id, reasons } => self.subscribed(packet_id, reasons),
             Input::Unsubscribed { packet_id, reasons } => self.unsubscribed(packet_id, reasons),
             Input::Kicked(reason) => self.end(Cause::Kicked(reason), Some(reason), None),
@@ -111,7 +116,10 @@ impl Session {
 
     /// The next output, in order. To be drained after every [`handle`](Self::handle).
     pub fn poll(&mut self) -> Option<Output> {
-        (!self.outputs.is_empty()).then(|| self.outputs.remove(0))
+        if self.outputs.is_empty() {
+            return self.next_resumed();
+        }
+        Some(self.outputs.remove(0))
     }
 
     /// When to hand in [`Input::Tick`], and why then. `None` while attaching (the broker bounds that), without
@@ -263,6 +271,7 @@ impl Session {
     pub(crate) fn close(&mut self, ending: Ending) {
         self.phase = Phase::Closed;
         self.ending = Some(ending);
+        self.outbound.forget_resumed();
         self.put(Output::Close);
     }
 }

@@ -193,6 +193,7 @@ fn connack_says_everything_that_differs() {
         session_present: false,
         assigned_client_id: Some("zwerm-1".into()),
         session_expiry: 3600,
+        ..Attached::default()
     }));
     insta::assert_debug_snapshot!(connack(&outputs));
 }
