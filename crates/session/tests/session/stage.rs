@@ -39,6 +39,15 @@ impl Stage {
         stage
     }
 
+    /// A session that was attached like this, and what it put out behind CONNACK.
+    pub(crate) fn attached(protocol: Protocol, limits: Limits, attached: Attached) -> (Self, Vec<Output>) {
+        let mut stage = Self::new(limits);
+        stage.packet(Packet::Connect(Box::new(connect(protocol))));
+        let mut outputs = stage.feed(Input::Attached(attached));
+        assert!(matches!(outputs.remove(0), Output::Send(Packet::ConnAck(_))));
+        (stage, outputs)
+    }
+
     pub(crate) fn feed(&mut self, input: Input) -> Vec<Output> {
         self.session.handle(input, self.now);
         std::iter::from_fn(|| self.session.poll()).collect()
