@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use zwerm_machine::Shard;
+use zwerm_machine::{Shard, Target};
 use zwerm_machine::records::{Drained, Message, OwnerLost, Tick, shard_command::Command};
 use zwerm_raft::Group;
 use zwerm_wire::TopicFilter;
@@ -77,7 +77,7 @@ pub(crate) async fn keep_shard(
         let state = view.state();
         if group.is_leader() {
             let since = *leading.get_or_insert_with(Instant::now);
-            let did = duties(shared, shard, &state, (client, outbox), &mut lost).await;
+            let did = duties(shared, shard, view, (client, outbox), &mut lost).await;
             if did {
                 continue;
             }
@@ -128,10 +128,11 @@ fn until_due(shared: &Shared, state: &Shard) -> Duration {
 async fn duties(
     shared: &Shared,
     shard: u32,
-    state: &Shard,
+    view: &ShardView,
     (client, outbox): (&ShardClient, &mpsc::Sender<OutboxMessage>),
     lost: &mut Lost,
 ) -> bool {
+    let state = view.state();
     for (node, incarnation) in dead_incarnations(shared) {
         if lost.get(&node).is_none_or(|known| *known < incarnation) {
             let command = Command::OwnerLost(OwnerLost { node, incarnation });
@@ -144,7 +145,7 @@ async fn duties(
     if state.next_due_ms().is_some_and(|due| due <= shared.now_ms()) {
         return client.tell(Command::Tick(Tick {})).await.is_ok();
     }
-    state.outbox_len() > 0 && publish_outbox(shard, state, client, outbox).await
+    state.outbox_len() > 0 && publish_outbox(shard, view, client, outbox).await
 }
 
 /// Per node the newest incarnation that is dead.
@@ -159,16 +160,20 @@ fn dead_incarnations(shared: &Shared) -> Vec<(NodeId, u64)> {
 
 async fn publish_outbox(
     shard: u32,
-    state: &Shard,
+    view: &ShardView,
     client: &ShardClient,
     outbox: &mpsc::Sender<OutboxMessage>,
 ) -> bool {
     let mut waiting = Vec::new();
-    for (sequence, message) in state.outbox().take(OUTBOX_BATCH) {
+    for (sequence, entry) in view.state().outbox().take(OUTBOX_BATCH) {
+        let Some(message) = view.message(entry.message) else { break };
         let (published, done) = oneshot::channel();
         let origin = Origin { shard, sequence };
-        let target = OutboxTarget::All;
-        let message = OutboxMessage { message: Arc::clone(message), target, origin, published };
+        let target = match &entry.target {
+            Target::All => OutboxTarget::All,
+            Target::Group(filter) => OutboxTarget::Groups(vec![filter.clone()]),
+        };
+        let message = OutboxMessage { message, target, origin, published };
         if outbox.send(message).await.is_err() {
             return false;
         }

@@ -3,16 +3,18 @@
 //! After each batch a clone (O(1)) of the machine is published; readers never wait for `apply`. Knows
 //! no proposals and no leaders. Start at [`ControlView`] and [`ShardView`].
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::sync::watch;
 use zwerm_machine::records::{
-    ControlCommand, ControlReply, Ignored, Refusal, ShardBatch, ShardReplies, control_reply,
+    ControlCommand, ControlReply, Ignored, Message, Refusal, ShardBatch, ShardReplies, control_reply,
 };
 use zwerm_machine::{Control, Shard};
 use zwerm_raft::Machine;
@@ -137,12 +139,19 @@ impl Machine for ControlReplica {
 #[derive(Debug)]
 pub struct ShardView {
     state: ArcSwap<Shard>,
+    /// The messages that the shard names, until they are in the engine.
+    messages: Mutex<BTreeMap<u64, Arc<Message>>>,
     applied: watch::Sender<u64>,
 }
 
 impl ShardView {
     pub(crate) fn new() -> Self {
-        Self { state: ArcSwap::default(), applied: watch::Sender::new(0) }
+        Self { state: ArcSwap::default(), messages: Mutex::default(), applied: watch::Sender::new(0) }
+    }
+
+    /// A message that the shard names.
+    pub(crate) fn message(&self, number: u64) -> Option<Arc<Message>> {
+        self.messages.lock().get(&number).cloned()
     }
 
     /// The state.
@@ -170,7 +179,14 @@ impl ShardReplica {
         Self { machine: Shard::new(), view }
     }
 
-    fn publish(&self, index: u64) {
+    fn publish(&mut self, index: u64) {
+        let effects = self.machine.take_effects();
+        let mut messages = self.view.messages.lock();
+        messages.extend(effects.stored.into_iter().map(|(number, message)| (number, Arc::new(message))));
+        for number in effects.forgotten {
+            messages.remove(&number);
+        }
+        drop(messages);
         self.view.state.store(Arc::new(self.machine.clone()));
         self.view.applied.send_replace(index);
     }

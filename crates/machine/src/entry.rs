@@ -19,6 +19,8 @@ pub struct Entry {
     pub expiry_s: u32,
     /// When the connection ended; means nothing while connected.
     pub disconnected_at_ms: u64,
+    /// The durable session, if it has one.
+    pub(crate) session: Option<u64>,
     /// Neither fired nor forgotten. Apart, since an entry is copied at each change.
     will: Option<Arc<Will>>,
     token: u64,
@@ -38,6 +40,7 @@ impl Entry {
             },
             expiry_s: claim.expiry_s,
             disconnected_at_ms: 0,
+            session: None,
             will: will.map(Arc::new),
             token: claim.token,
             session_present: answer.session_present,
@@ -137,6 +140,7 @@ impl Entry {
             owner: record.owner?,
             expiry_s: record.expiry_s,
             disconnected_at_ms: record.disconnected_at_ms,
+            session: None,
             will: record.will.map(Arc::new),
             token: record.token,
             session_present: record.session_present,

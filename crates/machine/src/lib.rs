@@ -7,18 +7,26 @@
 mod control;
 mod control_snapshot;
 mod due;
+mod effects;
 mod entry;
 pub mod limits;
 pub mod message;
+mod messages;
 mod outbox;
 mod peers;
 mod registry;
+mod routes;
+mod session;
 mod shard;
 mod shard_snapshot;
 mod snapshot;
 
 pub use control::{Control, Published};
+pub use effects::Effects;
 pub use entry::Entry;
+pub use outbox::{OutboxEntry, Target};
+pub use routes::{Routes, ShardRoute};
+pub use session::{Options, Queued, Session};
 pub use shard::Shard;
 pub use snapshot::SnapshotError;
 

@@ -114,6 +114,11 @@ pub fn is_expired(message: &Message, now_ms: u64) -> bool {
     message.expires_at_ms > 0 && message.expires_at_ms <= now_ms
 }
 
+/// What a message counts with in bounds: its payload and its topic.
+pub(crate) fn weight(message: &Message) -> u32 {
+    u32::try_from(message.payload.len() + message.topic.len()).unwrap_or(u32::MAX)
+}
+
 /// Checks what `apply` relies on.
 pub(crate) fn check(message: &Message) -> Result<TopicName, MessageError> {
     qos(message)?;

@@ -11,6 +11,7 @@ use crate::due::Timer;
 use crate::entry::Entry;
 use crate::limits::{MAX_CLIENT_ID, MAX_WILL};
 use crate::message;
+use crate::outbox::{OutboxEntry, Target};
 use crate::records::shard_reply::Reply;
 use crate::records::{Claim, Claimed, OwnerLost, Refusal, Release, Will};
 use crate::shard::{APPLIED, Outcome};
@@ -105,7 +106,12 @@ impl Shard {
 
     fn fire(&mut self, entry: &mut Entry, now_ms: u64) {
         if let Some(message) = entry.fire_will(now_ms) {
-            self.outbox.push(message);
+            let number = self.messages.store(&message, 1);
+            self.outbox.push(OutboxEntry {
+                message: number,
+                target: Target::All,
+                bytes: message::weight(&message),
+            });
         }
     }
 
@@ -116,6 +122,7 @@ impl Shard {
             Some(entry) => self.clients.insert(client.clone(), Arc::new(entry)),
             None => self.clients.remove(client),
         };
+        self.touched.push(client.clone());
         let old_ms = old.and_then(|old| old.due_ms());
         self.due.reset(&Timer::Client(client.clone()), old_ms, new_ms);
     }

@@ -12,9 +12,13 @@ use zwerm_wire::{TopicFilter, TopicName};
 use crate::due::{Due, Timer};
 use crate::entry::Entry;
 use crate::limits::{MAX_DUE, MAX_MESSAGE};
+use crate::effects::Effects;
 use crate::message;
-use crate::outbox::Outbox;
+use crate::messages::Messages;
+use crate::outbox::{Outbox, OutboxEntry};
 use crate::peers::{Peers, Sequence};
+use crate::routes::Routes;
+use crate::session::{Load, Queued, Session};
 use crate::records::shard_command::Command;
 use crate::records::shard_reply::Reply;
 use crate::records::{
@@ -32,6 +36,13 @@ pub struct Shard {
     pub(crate) outbox: Outbox,
     pub(crate) peers: Peers,
     pub(crate) due: Due,
+    pub(crate) messages: Messages,
+    pub(crate) sessions: OrdMap<u64, Arc<Session>>,
+    pub(crate) routes: Routes,
+    pub(crate) routes_version: u64,
+    /// Of all queues.
+    pub(crate) queued: Load,
+    pub(crate) touched: Vec<Arc<str>>,
 }
 
 /// What a command did.
@@ -112,7 +123,9 @@ impl Shard {
     }
 
     fn drained(&mut self, drained: &Drained) -> Outcome {
-        self.outbox.drain(drained.upto);
+        while let Some(message) = self.outbox.drain_one(drained.upto) {
+            self.messages.release(message);
+        }
         APPLIED
     }
 
@@ -130,6 +143,64 @@ impl Shard {
     #[must_use]
     pub fn retained_count(&self) -> usize {
         self.retained.len()
+    }
+
+    /// What is to be done outside since the last call; take it before a clone is published.
+    pub fn take_effects(&mut self) -> Effects {
+        let (stored, forgotten) = self.messages.take_effects();
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        Effects { stored, forgotten, touched }
+    }
+
+    /// The durable session of a client.
+    #[must_use]
+    pub fn session(&self, client_id: &str) -> Option<&Session> {
+        let number = self.clients.get(client_id)?.session?;
+        self.sessions.get(&number).map(|session| &**session)
+    }
+
+    /// What waits in a client's queue behind a position, in order: neither done nor released. Starts in the
+    /// middle at no cost.
+    pub fn queue(&self, client_id: &str, after: u64) -> impl Iterator<Item = Queued> {
+        self.session(client_id).into_iter().flat_map(move |session| session.queue(after))
+    }
+
+    /// Filters that durable sessions want with QoS 1 or 2.
+    #[must_use]
+    pub fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    /// Grows with every change of the routes.
+    #[must_use]
+    pub fn routes_version(&self) -> u64 {
+        self.routes_version
+    }
+
+    /// Whether a queue, the outbox or a QoS 2 exchange still needs a message.
+    #[must_use]
+    pub fn names_message(&self, number: u64) -> bool {
+        self.messages.is_named(number)
+    }
+
+    /// Durable sessions.
+    #[must_use]
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Messages in all queues; one counts in each queue that has it.
+    #[must_use]
+    pub fn queued_messages(&self) -> u64 {
+        self.queued.messages
+    }
+
+    /// Bytes of payloads and topics in all queues; a message counts in each queue that has it.
+    #[must_use]
+    pub fn queued_bytes(&self) -> u64 {
+        self.queued.bytes
     }
 
     /// The registry entry of a client.
@@ -150,7 +221,7 @@ impl Shard {
     }
 
     /// What the leader is to publish, in order of the sequence; it stays until `Drained`.
-    pub fn outbox(&self) -> impl Iterator<Item = (u64, &Arc<Message>)> {
+    pub fn outbox(&self) -> impl Iterator<Item = (u64, &OutboxEntry)> {
         self.outbox.iter()
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::entry::Entry;
 use crate::message;
 use crate::records::shard_record::Record;
-use crate::records::{Message, OutboxRecord, ShardHead, ShardRecord};
+use crate::records::{Message, ShardHead, ShardRecord};
 use crate::snapshot::{self, Magic, Writer};
 use crate::{Shard, SnapshotError};
 
@@ -17,7 +17,7 @@ impl Shard {
     pub fn encode_snapshot(&self) -> Vec<u8> {
         let mut writer = Writer::new(MAGIC);
         let mut push = |record| writer.push(&ShardRecord { record: Some(record) });
-        push(Record::Head(ShardHead { epoch: self.epoch, outbox_sequence: self.outbox.last() }));
+        push(Record::Head(ShardHead { epoch: self.epoch, outbox_sequence: self.outbox.last(), message: self.messages.last() }));
         for peer in self.peers.records() {
             push(Record::Peer(*peer));
         }
@@ -27,8 +27,8 @@ impl Shard {
         for (_, message) in &self.retained {
             push(Record::Retained(Message::clone(message)));
         }
-        for (sequence, message) in self.outbox.iter() {
-            push(Record::Outbox(OutboxRecord { sequence, message: Some(Message::clone(message)) }));
+        for (sequence, entry) in self.outbox.iter() {
+            push(Record::Outbox(entry.record(sequence)));
         }
         writer.finish()
     }
@@ -51,6 +51,7 @@ impl Shard {
             Record::Head(head) => {
                 self.epoch = head.epoch;
                 self.outbox.restore_last(head.outbox_sequence);
+                self.messages.restore_last(head.message);
             }
             Record::Peer(peer) => self.peers.restore(peer),
             Record::Client(record) => {
@@ -66,9 +67,8 @@ impl Shard {
                 self.set_retained(topic, Some(Arc::new(message)));
             }
             Record::Outbox(record) => {
-                self.outbox
-                    .restore(record)
-                    .ok_or(SnapshotError::Damaged("an outbox entry out of its place"))?;
+                let number = self.outbox.restore(record);
+                self.messages.name(number.ok_or(SnapshotError::Damaged("an outbox entry out of its place"))?, 1);
             }
         }
         Ok(())
