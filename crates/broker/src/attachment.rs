@@ -10,17 +10,16 @@ use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use zwerm_machine::records::Release;
-use zwerm_wire::{PacketId, Publish, QoS, ReasonCode, Subscribe, SubscribeFilter, TopicFilter, Unsubscribe};
+use zwerm_wire::{PacketId, Publish, QoS, ReasonCode, Subscribe, Unsubscribe};
 
 use crate::broker::Inner;
+use crate::durable::{Durable, Stage};
 use crate::mailbox::{Delivery, Mailbox};
 use crate::message::Message;
+use crate::outbox::LeftBehind;
 use crate::pipeline::Pipeline;
-use crate::replay::{Begun, Budget, Head, Replay, wants_replay};
-use crate::subscriptions::{SessionKey, Subscriber};
-
-/// SUBSCRIBEs of one client whose retained messages are being read.
-const REPLAYS: usize = 4;
+use crate::subscribing::Subscribing;
+use crate::subscriptions::SessionKey;
 
 /// Whether the broker takes more of this publisher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +57,13 @@ struct Ownership {
     client_id: ByteString,
     key: SessionKey,
     epoch: u64,
+    /// Of this node when it claimed the client id: no other may serve the client.
+    incarnation: u64,
     mailbox: Arc<Mailbox>,
+    /// The highest position of the durable queue that was taken for the client.
+    sent: u64,
+    /// Messages of shared subscriptions that the client did not acknowledge.
+    unacknowledged: Vec<Delivery>,
     released: bool,
 }
 
@@ -66,19 +71,20 @@ impl Ownership {
     /// Ends what other tasks can see; returns what the cluster still has to be told.
     fn let_go(&mut self, ending: Detach) -> impl Future<Output = ()> + Send + use<> {
         self.released = true;
-        self.mailbox.close();
+        let queued = self.mailbox.close();
         let inner = Arc::clone(&self.inner);
         inner.local.clients.detach(&self.client_id, self.epoch);
+        // Before another member is picked: this one must not be.
         let filters = inner.local.subscriptions.remove_all(self.key);
+        let left_behind = std::mem::take(&mut self.unacknowledged).into_iter().chain(queued);
+        let left_behind: Vec<LeftBehind> = left_behind.filter_map(LeftBehind::of).collect();
         let Detach { fire_will, session_expiry: expiry_s } = ending;
-        let release = Release {
-            client_id: self.client_id.to_string(),
-            epoch: self.epoch,
-            fire_will,
-            expiry_s,
-            sent: 0,
-        };
+        let client_id = self.client_id.to_string();
+        let release = Release { client_id, epoch: self.epoch, fire_will, expiry_s, sent: self.sent };
         async move {
+            for message in left_behind {
+                inner.local.leave_behind(message).await;
+            }
             for filter in &filters {
                 drop(inner.route(filter).await);
             }
@@ -99,21 +105,42 @@ impl Drop for Ownership {
     }
 }
 
+/// Who a connection is to the cluster.
+#[derive(Debug)]
+pub(crate) struct Owned {
+    pub(crate) client_id: ByteString,
+    pub(crate) epoch: u64,
+    pub(crate) incarnation: u64,
+    pub(crate) mailbox: Arc<Mailbox>,
+}
+
 /// The broker's side of one connection.
 #[derive(Debug)]
 pub struct Attachment {
     ownership: Ownership,
     pipeline: Box<Pipeline<PacketId>>,
+    durable: Option<Box<Durable>>,
     /// Places for retained replays that run.
     replays: Arc<Semaphore>,
 }
 
 impl Attachment {
-    pub(crate) fn new(inner: Arc<Inner>, client_id: ByteString, epoch: u64, mailbox: Arc<Mailbox>) -> Self {
+    pub(crate) fn new(inner: Arc<Inner>, owned: Owned, durable: Option<Box<Durable>>) -> Self {
+        let Owned { client_id, epoch, incarnation, mailbox } = owned;
         let pipeline = Pipeline::new(Arc::clone(&inner.local), inner.cluster.clone(), mailbox.bell().clone());
-        let key = inner.next_key();
-        let ownership = Ownership { inner, client_id, key, epoch, mailbox, released: false };
-        Self { ownership, pipeline: Box::new(pipeline), replays: Arc::new(Semaphore::new(REPLAYS)) }
+        let ownership = Ownership {
+            key: inner.next_key(),
+            inner,
+            client_id,
+            epoch,
+            incarnation,
+            mailbox,
+            sent: 0,
+            unacknowledged: Vec::new(),
+            released: false,
+        };
+        let replays = Arc::new(Semaphore::new(Subscribing::REPLAYS));
+        Self { ownership, pipeline: Box::new(pipeline), durable, replays }
     }
 
     /// The client's id, also if the server chose it.
@@ -122,12 +149,26 @@ impl Attachment {
         &self.ownership.client_id
     }
 
+    /// Whether this node may serve the client now: it holds its lease, as the incarnation that owns the client.
+    /// Without, the client may have another owner; all that it would see of this one waits (P3).
+    fn serves(&self) -> bool {
+        let lease = &self.ownership.inner.cluster.lease;
+        lease.is_valid() && lease.routing() == Some(self.ownership.incarnation)
+    }
+
     /// Publishes. A QoS 1/2 message comes back through [`next_accepted`](Self::next_accepted).
     pub fn publish(&mut self, publish: Publish, now: Instant) -> Admission {
-        let token = publish.packet_id.filter(|_| publish.qos != QoS::AtMostOnce);
+        let (token, qos) = (publish.packet_id, publish.qos);
         // The session resolves aliases: a PUBLISH without a topic does not get here.
-        if let Some(message) = Message::published(publish, self.ownership.client_id.clone(), now) {
-            self.pipeline.admit(message, token);
+        let Some(message) = Message::published(publish, self.ownership.client_id.clone(), now) else {
+            return self.admits();
+        };
+        self.ownership.inner.local.counters.published.add(1);
+        let message = Arc::new(message);
+        match (&mut self.durable, qos, token) {
+            (Some(durable), QoS::ExactlyOnce, Some(packet_id)) => durable.receive(packet_id, message),
+            (_, QoS::AtMostOnce, _) => self.pipeline.admit(message, None),
+            (_, _, token) => self.pipeline.admit(message, token),
         }
         self.admits()
     }
@@ -135,13 +176,46 @@ impl Attachment {
     /// Whether the broker takes more after [`Admission::Busy`]; ask after each [`wait`](Self::wait).
     pub fn admits(&mut self) -> Admission {
         self.pipeline.advance();
-        if self.pipeline.is_busy() { Admission::Busy } else { Admission::Taken }
+        let busy = self.pipeline.is_busy() || self.durable.as_ref().is_some_and(|durable| durable.is_busy());
+        if busy { Admission::Busy } else { Admission::Taken }
     }
 
-    /// The next acknowledgement that is due, in the order of the publishes.
+    /// The next acknowledgement that is due: those of each quality of service in the order of the publishes.
     pub fn next_accepted(&mut self) -> Option<Accepted> {
-        let (packet_id, reason) = self.pipeline.next_accepted()?;
+        let serves = self.serves();
+        let next = self.pipeline.next_accepted().or_else(|| {
+            let durable = self.durable.as_mut().filter(|_| serves)?;
+            durable.next_accepted()
+        });
+        let (packet_id, reason) = next?;
         Some(Accepted { packet_id, reason })
+    }
+
+    /// The client sent PUBREL for a QoS 2 message of its durable session; answered by
+    /// [`next_completed`](Self::next_completed).
+    pub fn complete(&mut self, packet_id: PacketId) {
+        if let Some(durable) = &mut self.durable {
+            durable.complete(packet_id);
+        }
+    }
+
+    /// The next PUBREL of [`complete`](Self::complete) that PUBCOMP may answer, in order.
+    pub fn next_completed(&mut self) -> Option<(PacketId, ReasonCode)> {
+        let serves = self.serves();
+        self.durable.as_mut().filter(|_| serves)?.next_completed()
+    }
+
+    /// The client acknowledged a delivery of its durable queue, or cannot be sent it.
+    pub fn acknowledged(&mut self, packet_id: PacketId, stage: Stage) {
+        if let Some(durable) = &mut self.durable {
+            durable.acknowledged(packet_id, stage);
+        }
+    }
+
+    /// The next PUBREC of [`acknowledged`](Self::acknowledged) that is safe: PUBREL may follow.
+    pub fn next_received(&mut self) -> Option<PacketId> {
+        let serves = self.serves();
+        self.durable.as_mut().filter(|_| serves)?.next_received()
     }
 
     /// Waits until there may be something to do: deliveries, acknowledgements, a kick, or room after
@@ -150,16 +224,35 @@ impl Attachment {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn wait(&self) {
-        // Both are cancel safe.
+        let shard_has_room = async {
+            match &self.durable {
+                Some(durable) => durable.has_room().await,
+                None => std::future::pending().await,
+            }
+        };
+        // All are cancel safe.
         tokio::select! {
             () = self.ownership.mailbox.bell().wait() => {}
             () = self.pipeline.has_room() => {}
+            () = shard_has_room => {}
         }
     }
 
-    /// Takes up to `max` deliveries, in order.
+    /// Takes up to `max` deliveries, each kind in order: QoS 0 and what a transient session gets from the
+    /// mailbox, the rest of a durable session from its queue. None while this node holds no lease.
     pub fn take(&mut self, max: usize, into: &mut Vec<Delivery>) {
-        self.ownership.mailbox.take(max, into);
+        if !self.serves() {
+            return;
+        }
+        let Some(durable) = &mut self.durable else {
+            return self.ownership.mailbox.take(max, into);
+        };
+        // Half for each, so that neither starves; what one leaves the other may have.
+        let before = into.len();
+        self.ownership.mailbox.take(max.div_ceil(2), into);
+        durable.take(max - (into.len() - before), into);
+        self.ownership.mailbox.take(max - (into.len() - before), into);
+        self.ownership.sent = durable.finish();
     }
 
     /// Why the connection has to end, if it has to.
@@ -171,92 +264,38 @@ impl Attachment {
     /// Subscribes at once; the future resolves with a code per filter when every node routes to this client
     /// (P4) and its retained messages are read (P5); they follow as deliveries. The future may be polled beside others and dropped.
     pub fn subscribe(&mut self, subscribe: Subscribe) -> BoxFuture<'static, Vec<ReasonCode>> {
-        let Subscribe { subscription_id, filters, .. } = subscribe;
-        let Ownership { inner, client_id, key, mailbox, .. } = &self.ownership;
-        let (inner, places) = (Arc::clone(inner), Arc::clone(&self.replays));
-        let (mut replays, mut heads) = (Vec::new(), Vec::new());
-        let budget = Budget::new();
-        let mut wanted: Vec<(TopicFilter, QoS)> = Vec::with_capacity(filters.len());
-        for line in filters {
-            let line = SubscribeFilter { filter: line.filter.detached(), ..line };
-            let subscriber = Arc::new(Subscriber {
-                key: *key,
-                client_id: client_id.clone(),
-                mailbox: Arc::clone(mailbox),
-                options: line.options,
-                subscription_id,
-            });
-            let replayed = wants_replay(&line).then(|| Begun::new(mailbox));
-            let is_new = inner.local.subscriptions.add(&line.filter, Arc::clone(&subscriber));
-            wanted.push((line.filter.clone(), line.options.qos));
-            if let Some(begun) = replayed {
-                let (replay, head) = Replay::new(line, subscriber, is_new, (begun, budget.clone()));
-                replays.push(replay);
-                heads.push(head);
-            }
-        }
-        Box::pin(async move {
-            let mut reasons = Vec::with_capacity(wanted.len());
-            let mut routed = Vec::with_capacity(wanted.len());
-            for (filter, _) in &wanted {
-                routed.push(inner.route(filter).await);
-            }
-            for ((_, qos), routed) in wanted.iter().zip(routed) {
-                let holds = match routed {
-                    Some(routed) => routed.await.is_ok(),
-                    None => false,
-                };
-                reasons.push(if holds { granted(*qos) } else { ReasonCode::UnspecifiedError });
-            }
-            if !replays.is_empty() {
-                // A client that takes nothing is not answered before an older replay of its own is over: what
-                // replays hold is bounded. The semaphore is never closed.
-                if let Ok(place) = places.acquire_owned().await {
-                    inner.spawn_replays(replays, place);
-                }
-                let heads = futures::future::join_all(heads).await;
-                // Nothing is awaited from here to the answer: the SUBACK goes first, and what others publish
-                // once the client has seen it comes behind the retained messages.
-                heads.into_iter().flatten().for_each(Head::queue);
-            }
-            reasons
-        })
+        self.subscribing().subscribe(subscribe)
     }
 
     /// Unsubscribes at once; the future resolves with a code per filter.
     pub fn unsubscribe(&mut self, unsubscribe: Unsubscribe) -> BoxFuture<'static, Vec<ReasonCode>> {
-        let inner = Arc::clone(&self.ownership.inner);
-        let removed: Vec<(TopicFilter, bool)> = unsubscribe
-            .filters
-            .into_iter()
-            .map(|filter| {
-                let existed = inner.local.subscriptions.remove(&filter, self.ownership.key);
-                (filter, existed)
-            })
-            .collect();
-        Box::pin(async move {
-            let mut reasons = Vec::with_capacity(removed.len());
-            for (filter, existed) in &removed {
-                if *existed {
-                    // The client gets nothing more already; the others may take their time to hear of it.
-                    drop(inner.route(filter).await);
-                }
-                reasons.push(if *existed { ReasonCode::Success } else { ReasonCode::NoSubscriptionExisted });
-            }
-            reasons
-        })
+        self.subscribing().unsubscribe(unsubscribe)
     }
 
-    /// Ends the attachment: subscriptions, queue and ownership go. Returns when the cluster knows.
+    pub(crate) fn subscribing(&self) -> Subscribing {
+        let Ownership { inner, client_id, key, epoch, mailbox, .. } = &self.ownership;
+        Subscribing {
+            inner: Arc::clone(inner),
+            client_id: client_id.clone(),
+            key: *key,
+            mailbox: Arc::clone(mailbox),
+            durable: self.durable.is_some().then_some(*epoch),
+            replays: Arc::clone(&self.replays),
+        }
+    }
+
+    /// Deliveries that were sent and not acknowledged when the connection ended: those of shared subscriptions
+    /// go to other members (MQTT 5.0 section 4.8.2). To be followed by [`detach`](Self::detach).
+    pub fn unacknowledged(&mut self, deliveries: Vec<Delivery>) {
+        self.ownership.unacknowledged = deliveries;
+    }
+
+    /// Ends the attachment: a transient session goes, of a durable one its connection. Returns when the cluster
+    /// knows.
     pub async fn detach(mut self, ending: Detach) {
+        if let Some(durable) = &mut self.durable {
+            self.ownership.sent = durable.finish();
+        }
         self.ownership.let_go(ending).await;
-    }
-}
-
-fn granted(qos: QoS) -> ReasonCode {
-    match qos {
-        QoS::AtMostOnce => ReasonCode::Success,
-        QoS::AtLeastOnce => ReasonCode::GrantedQoS1,
-        QoS::ExactlyOnce => ReasonCode::GrantedQoS2,
     }
 }

@@ -16,19 +16,19 @@ use tokio_util::task::TaskTracker;
 use zwerm_cluster::receipt::Bell;
 use zwerm_cluster::{Cluster, Local, OutboxMessage, Routed, ShardError};
 use zwerm_machine::message::will_record;
-use zwerm_machine::records::{Claim, Claimed, Refusal};
-use zwerm_routing::Interest;
-use zwerm_wire::{Connect, ReasonCode, TopicFilter};
+use zwerm_machine::records::{self, Claim, Claimed, QueueLimit, Refusal, Subscription};
+use zwerm_wire::{Connect, PacketId, ReasonCode, TopicFilter};
 
-use crate::attachment::Attachment;
-use crate::config::Config;
+use crate::attachment::{Attachment, Detach, Owned};
+use crate::config::{Config, QueueFull, SessionQueue};
 use crate::counters::Counters;
+use crate::durable::{Durable, packet_id_of};
 use crate::error::AttachError;
 use crate::local::{LocalDoor, LocalSessions};
 use crate::mailbox::Mailbox;
+use crate::outbox::{LeftBehind, publish_outboxes};
 use crate::replay::Replay;
 use crate::subscriptions::SessionKey;
-use crate::wills::publish_wills;
 
 /// Retained reads of one SUBSCRIBE at a time.
 const READS: usize = 4;
@@ -38,19 +38,23 @@ const ROUND: Duration = Duration::from_millis(500);
 /// A broker that is not connected to its cluster yet: the cluster is started with its
 /// [`door`](Self::door), and the broker with the cluster.
 #[derive(Debug)]
-pub struct Unstarted(Arc<LocalSessions>);
+pub struct Unstarted {
+    local: Arc<LocalSessions>,
+    left_behind: mpsc::Receiver<LeftBehind>,
+}
 
 impl Unstarted {
     /// The sessions of this node, empty.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self(Arc::new(LocalSessions::new(config)))
+        let (local, left_behind) = LocalSessions::new(config);
+        Self { local: Arc::new(local), left_behind }
     }
 
     /// What the cluster calls.
     #[must_use]
     pub fn door(&self) -> Arc<dyn Local> {
-        Arc::new(LocalDoor(Arc::clone(&self.0)))
+        Arc::new(LocalDoor(Arc::clone(&self.local)))
     }
 }
 
@@ -77,8 +81,14 @@ pub struct Attached {
     pub session_present: bool,
     /// The id given to a client that sent none.
     pub assigned_client_id: Option<ByteString>,
-    /// Seconds the session outlives the connection.
+    /// Seconds the session outlives the connection; 4294967295: for ever.
     pub session_expiry: u32,
+    /// The session outlives the connection: its queue is in its shard.
+    pub durable: bool,
+    /// Of a continued session: QoS 2 messages from the client whose PUBREL is awaited.
+    pub received: Vec<PacketId>,
+    /// Of a continued session: QoS 2 messages to the client whose PUBCOMP is awaited.
+    pub released: Vec<PacketId>,
 }
 
 impl Broker {
@@ -86,14 +96,14 @@ impl Broker {
     #[must_use]
     pub fn start(unstarted: Unstarted, cluster: Cluster, outbox: mpsc::Receiver<OutboxMessage>) -> Self {
         let inner = Arc::new(Inner {
-            local: unstarted.0,
+            local: unstarted.local,
             cluster,
             next_key: AtomicU64::new(1),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
-        let wills = Arc::clone(&inner);
-        inner.spawn(async move { publish_wills(&wills, outbox).await });
+        let (publishing, left_behind) = (Arc::clone(&inner), unstarted.left_behind);
+        inner.spawn(async move { publish_outboxes(&publishing, outbox, left_behind).await });
         let rounds = Arc::clone(&inner);
         inner.spawn(async move { look_after(&rounds).await });
         Self(inner)
@@ -108,7 +118,8 @@ impl Broker {
 
     /// Makes this node the owner of a client id; an older connection with it ends, wherever it is.
     ///
-    /// Durable sessions are not kept by this version: the session expiry granted is 0.
+    /// A session that outlives its connection is durable: it lives in its shard, and this node delivers. When it
+    /// is continued, all its subscriptions are live in the cluster before this returns (P4).
     ///
     /// # Errors
     /// See [`AttachError`].
@@ -135,9 +146,26 @@ impl Broker {
             return Err(AttachError::Unavailable);
         }
         inner.local.counters.attached.add(1);
-        let attachment = Attachment::new(Arc::clone(inner), client_id, claimed.epoch, mailbox);
-        let session_present = claimed.session_present;
-        Ok(Attached { attachment, session_present, assigned_client_id, session_expiry: 0 })
+        let session_expiry = connect.properties.session_expiry.unwrap_or_default();
+        let resumed = claimed.resumed.unwrap_or_default();
+        let shard = inner.cluster.shard_of(&client_id).filter(|_| session_expiry > 0);
+        let durable = shard.map(|shard| {
+            let owned = (&client_id, claimed.epoch, shard);
+            Box::new(Durable::new(&inner.cluster, owned, mailbox.bell(), &resumed))
+        });
+        let is_durable = durable.is_some();
+        let owned = Owned { client_id, epoch: claimed.epoch, incarnation, mailbox };
+        let attachment = Attachment::new(Arc::clone(inner), owned, durable);
+        let attached = Attached {
+            session_present: claimed.session_present,
+            assigned_client_id,
+            session_expiry,
+            durable: is_durable,
+            received: resumed.received.iter().filter_map(|id| PacketId::new(u16::try_from(*id).ok()?)).collect(),
+            released: resumed.released.iter().map(|position| packet_id_of(*position)).collect(),
+            attachment,
+        };
+        inner.resume(attached, &resumed.subscriptions).await
     }
 
     /// What this broker counted.
@@ -201,10 +229,10 @@ impl Inner {
             incarnation,
             token: rand::random(),
             clean_start: connect.clean_start,
-            expiry_s: 0,
+            expiry_s: connect.properties.session_expiry.unwrap_or_default(),
             will: connect.will.as_ref().map(|will| will_record(will, client_id)),
-            window: 0,
-            queue: None,
+            window: u32::from(self.window(connect)),
+            queue: Some(queue_limit(self.local.config.session_queue)),
         };
         let claimed = tokio::time::timeout(self.local.config.attach_timeout, cluster.claim(claim)).await;
         match claimed.unwrap_or(Err(ShardError::Unavailable)) {
@@ -218,6 +246,30 @@ impl Inner {
         }
     }
 
+    /// Makes a continued session's subscriptions live; without, the client must not be told that it is continued.
+    async fn resume(
+        &self,
+        attached: Attached,
+        subscriptions: &[Subscription],
+    ) -> Result<Attached, AttachError> {
+        let patience = self.local.config.attach_timeout;
+        let subscribing = attached.attachment.subscribing();
+        let resumed = async { subscriptions.is_empty() || subscribing.resume(subscriptions).await };
+        if tokio::time::timeout(patience, resumed).await == Ok(true) {
+            return Ok(attached);
+        }
+        self.local.counters.attach_failed.add(1);
+        // The client was never told that it is connected: its will says nothing.
+        attached.attachment.detach(Detach { fire_will: false, session_expiry: None }).await;
+        Err(AttachError::Unavailable)
+    }
+
+    /// QoS 1 and 2 messages that may be under way to the client at once.
+    fn window(&self, connect: &Connect) -> u16 {
+        let most = self.local.config.max_inflight;
+        connect.properties.receive_maximum.map_or(most, |client| client.get().min(most))
+    }
+
     /// Tells the owner before this one to close.
     fn kick_previous(&self, client_id: &ByteString, claimed: &Claimed) {
         if let Some(previous) = claimed.previous.as_ref().filter(|previous| previous.connected) {
@@ -228,8 +280,8 @@ impl Inner {
     /// Tells the cluster how many members a filter has here now. `None`: the node is stopping.
     pub(crate) async fn route(&self, filter: &TopicFilter) -> Option<Routed> {
         let permit = self.cluster.routes.permit().await?;
-        let send = |members| permit.set(filter.clone(), Interest::of(members));
-        Some(self.local.subscriptions.with_members(filter, send))
+        let send = |interest| permit.set(filter.clone(), interest);
+        Some(self.local.subscriptions.with_interest(filter, send))
     }
 
     pub(crate) fn next_key(&self) -> SessionKey {
@@ -287,6 +339,14 @@ async fn look_after(inner: &Inner) {
             inner.local.clients.kick_all(ReasonCode::UseAnotherServer);
         }
     }
+}
+
+fn queue_limit(queue: SessionQueue) -> QueueLimit {
+    let full = match queue.full {
+        QueueFull::DropOldest => records::QueueFull::DropOldest,
+        QueueFull::DropNewest => records::QueueFull::DropNewest,
+    };
+    QueueLimit { messages: queue.messages, bytes: queue.bytes, full: full.into() }
 }
 
 /// An id for a client that sent none: 128 random bits, so that no two nodes ever give the same.

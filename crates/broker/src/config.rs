@@ -5,9 +5,39 @@ use std::time::Duration;
 /// Limits and choices of one node's broker; the same on all nodes.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Bounds of each client's queue.
+    /// Bounds of each client's queue in memory.
     pub queue: QueueLimits,
-    /// What a client with several matching subscriptions gets.
+    /// Bounds of each durable session's queue on disk.
+    pub session_queue: SessionQueue,
+    /// QoS 1 and 2 messages under way to one client at once, whatever the client allows.
+    pub max_inflight: u16,
+    /// Bounds of the queue of a durable session, on the disks of its shard's replicas.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionQueue {
+    /// Messages; 0 is no bound.
+    pub messages: u64,
+    /// Bytes of payloads and topics; 0 is no bound.
+    pub bytes: u64,
+    /// What gives way when a message finds the queue full.
+    pub full: QueueFull,
+}
+
+impl Default for SessionQueue {
+    fn default() -> Self {
+        Self { messages: 1_000_000, bytes: 1 << 30, full: QueueFull::DropOldest }
+    }
+}
+
+/// What gives way when a message finds a durable queue full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueFull {
+    /// The oldest messages.
+    DropOldest,
+    /// The message that comes.
+    DropNewest,
+}
+
+/// What a client with several matching subscriptions gets.
     pub overlapping: Overlapping,
     /// Who of a shared subscription gets a message.
     pub shared_strategy: SharedStrategy,
@@ -21,6 +51,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             queue: QueueLimits::default(),
+            session_queue: SessionQueue::default(),
+            max_inflight: u16::MAX,
             overlapping: Overlapping::Each,
             shared_strategy: SharedStrategy::Local,
             attach_timeout: Duration::from_secs(10),

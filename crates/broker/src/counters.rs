@@ -47,6 +47,10 @@ pub struct Counters {
     pub replayed: Counter,
     /// Retained replays given up because a shard had no leader.
     pub replays_failed: Counter,
-    /// Wills published.
-    pub wills: Counter,
+    /// Messages of shards' outboxes published here: wills, and QoS 2 messages of durable sessions.
+    pub outbox: Counter,
+    /// Messages that a member of a shared subscription left behind and another was to get.
+    pub redispatched: Counter,
+    /// Messages of shared subscriptions whose members all went at once, too many to be given to others.
+    pub dropped_no_member: Counter,
 }

@@ -7,17 +7,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use zwerm_cluster::Local;
 use zwerm_cluster::forward::{Inbound, Origin, Receiver, Record, Target};
 use zwerm_cluster::receipt::{Bell, Receipt};
-use zwerm_wire::{QoS, ReasonCode};
+use zwerm_wire::{QoS, ReasonCode, TopicFilter};
 
 use crate::clients::Clients;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::mailbox::{Acceptance, Delivery, Mailbox, Pushed};
 use crate::message::{Expiry, Message};
+use crate::outbox::{LEFT_BEHIND, LeftBehind};
 use crate::shared::{Pick, Picker};
 use crate::subscriptions::Subscriptions;
 use crate::targets::{Copy, Group, Resolver};
@@ -33,18 +35,30 @@ pub(crate) struct LocalSessions {
     congested: Mutex<Vec<Arc<Mailbox>>>,
     /// Per shard the last sequence of its outbox that was delivered here.
     outboxes: Mutex<BTreeMap<u32, u64>>,
+    /// Messages that members of shared subscriptions left behind.
+    left_behind: mpsc::Sender<LeftBehind>,
 }
 
 impl LocalSessions {
-    pub(crate) fn new(config: Config) -> Self {
-        Self {
+    /// The sessions of a node, and what members of shared subscriptions among them leave behind.
+    pub(crate) fn new(config: Config) -> (Self, mpsc::Receiver<LeftBehind>) {
+        let (left_behind, receiver) = mpsc::channel(LEFT_BEHIND);
+        let local = Self {
             config,
             subscriptions: Subscriptions::default(),
             clients: Clients::default(),
             counters: Counters::default(),
             congested: Mutex::default(),
             outboxes: Mutex::default(),
-        }
+            left_behind,
+        };
+        (local, receiver)
+    }
+
+    /// Another member gets it. Waits while too many wait.
+    pub(crate) async fn leave_behind(&self, message: LeftBehind) {
+        // Closed only when the broker stops.
+        drop(self.left_behind.send(message).await);
     }
 
     /// Whether a message of a shard's outbox was delivered here before: its leader died between publishing
@@ -61,21 +75,32 @@ impl LocalSessions {
     /// Puts a copy into each client's queue.
     pub(crate) fn deliver(&self, copies: &[Copy], message: &Arc<Message>, acceptance: &mut Acceptance<'_>) {
         for copy in copies {
-            self.deliver_copy(copy, message, acceptance);
+            self.deliver_copy(copy, message, None, acceptance);
         }
     }
 
-    /// False: the client is gone, or goes because of this one.
-    fn deliver_copy(&self, copy: &Copy, message: &Arc<Message>, acceptance: &mut Acceptance<'_>) -> bool {
+    /// False: the client is gone, or goes because of this one, or it is a member of the group that gets this
+    /// message through its durable queue.
+    fn deliver_copy(
+        &self,
+        copy: &Copy,
+        message: &Arc<Message>,
+        group: Option<&TopicFilter>,
+        acceptance: &mut Acceptance<'_>,
+    ) -> bool {
         let subscriber = &copy.subscriber;
         if subscriber.options.no_local && subscriber.client_id == *message.publisher() {
             return true;
         }
+        let Some(qos) = copy.qos_of(message.qos()) else { return group.is_none() };
         let delivery = Delivery {
             message: Arc::clone(message),
-            qos: message.qos().min(copy.qos),
+            qos,
             retain: message.retain() && subscriber.options.retain_as_published,
             subscription_ids: copy.ids.clone(),
+            dup: false,
+            packet_id: None,
+            group: group.filter(|_| qos != QoS::AtMostOnce).cloned(),
         };
         match subscriber.mailbox.push(delivery, acceptance) {
             Pushed::Taken => self.counters.queued.add(1),
@@ -102,9 +127,13 @@ impl LocalSessions {
         acceptance: &mut Acceptance<'_>,
     ) {
         let (before, from) = group.local.split_at(picked.min(group.local.len()));
-        let taken = from.iter().chain(before).any(|copy| self.deliver_copy(copy, message, acceptance));
-        if !taken {
-            tracing::debug!(filter = %group.filter, "all members of a shared subscription here are gone");
+        let taken = from.iter().chain(before).any(|copy| self.deliver_copy(copy, message, Some(&group.filter), acceptance));
+        if !taken && message.qos() != QoS::AtMostOnce {
+            // All here are going this very moment: their messages are given to others, and this one with them.
+            let left = LeftBehind { message: Arc::clone(message), group: group.filter.clone() };
+            if self.left_behind.try_send(left).is_err() {
+                self.counters.dropped_no_member.add(1);
+            }
         }
     }
 
@@ -188,7 +217,7 @@ impl Receiver for LaneReceiver {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use zwerm_wire::{SubscribeOptions, TopicFilter, TopicName};
+    use zwerm_wire::{SubscribeOptions, TopicName};
 
     use super::*;
     use crate::subscriptions::Subscriber;
@@ -209,7 +238,8 @@ mod tests {
 
     #[test]
     fn a_will_that_two_leaders_of_its_shard_publish_is_delivered_once() {
-        let local = Arc::new(LocalSessions::new(Config::default()));
+        let (local, _left_behind) = LocalSessions::new(Config::default());
+        let local = Arc::new(local);
         let mailbox = Arc::new(Mailbox::new(local.config.queue, Bell::new()));
         let subscriber = Subscriber {
             key: 1,
@@ -217,6 +247,7 @@ mod tests {
             mailbox: Arc::clone(&mailbox),
             options: SubscribeOptions { qos: QoS::AtLeastOnce, ..SubscribeOptions::default() },
             subscription_id: None,
+            durable: false,
         };
         local.subscriptions.add(&TopicFilter::new("will/#").unwrap(), Arc::new(subscriber));
         let door = LocalDoor(Arc::clone(&local));

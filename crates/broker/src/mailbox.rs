@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use zwerm_cluster::receipt::{Bell, Receipt, Ticket};
-use zwerm_wire::{QoS, ReasonCode, TopicName};
+use zwerm_wire::{PacketId, QoS, ReasonCode, TopicFilter, TopicName};
 
 use crate::config::QueueLimits;
 use crate::message::Message;
@@ -36,6 +36,12 @@ pub struct Delivery {
     pub retain: bool,
     /// Subscription identifiers of the subscriptions that matched (5.0).
     pub subscription_ids: SmallVec<[NonZeroU32; 1]>,
+    /// It may have been sent before.
+    pub dup: bool,
+    /// From a durable queue: the identifier it goes by. `None`: the session chooses.
+    pub packet_id: Option<PacketId>,
+    /// The shared subscription that gave it to this client.
+    pub group: Option<TopicFilter>,
 }
 
 #[derive(Debug)]
@@ -275,12 +281,15 @@ impl Mailbox {
         if byte == 0 { None } else { ReasonCode::from_byte(byte) }
     }
 
-    /// The connection is gone: releases everything and takes nothing more.
-    pub(crate) fn close(&self) {
+    /// The connection is gone: releases everything and takes nothing more. What is left are the messages that a
+    /// shared subscription gave to this client.
+    pub(crate) fn close(&self) -> Vec<Delivery> {
         let gone = Queue { closed: true, ..Queue::default() };
         let released = std::mem::replace(&mut *self.queue.lock(), gone);
-        drop(released);
+        let left = released.items.into_iter().map(|queued| queued.delivery);
+        let left = left.filter(|delivery| delivery.group.is_some()).collect();
         self.room.notify_waiters();
+        left
     }
 }
 
@@ -316,7 +325,8 @@ mod tests {
             payload: Bytes::from_static(text.as_bytes()),
         };
         let message = Arc::new(Message::published(publish, "p".into(), Instant::now()).unwrap());
-        Delivery { message, qos, retain, subscription_ids: SmallVec::new() }
+        let subscription_ids = SmallVec::new();
+        Delivery { message, qos, retain, subscription_ids, dup: false, packet_id: None, group: None }
     }
 
     fn mailbox(messages: usize) -> (Mailbox, Bell) {

@@ -9,7 +9,7 @@ use bytestring::ByteString;
 use tokio::time::{Duration, Instant};
 use zwerm_cluster::forward::{Body, Origin, Record, Target};
 use zwerm_machine::message::{self, Header, MessageError};
-use zwerm_machine::records;
+use zwerm_machine::records::{self, Enqueue};
 use zwerm_wire::{MessageProperties, Protocol, Publish, PublishFrame, QoS, TopicName};
 
 /// What a message has left to live.
@@ -199,6 +199,16 @@ impl Message {
                 payload: self.payload.clone(),
             })
         })
+    }
+
+    /// What a shard is asked to queue for its durable sessions.
+    pub(crate) fn enqueue(&self, target: &Target, now_ms: u64) -> Enqueue {
+        Enqueue {
+            message: Some(self.record(now_ms)),
+            plain: target.plain,
+            groups: target.groups.iter().map(ToString::to_string).collect(),
+            origin: self.origin.map(|Origin { shard, sequence }| records::Origin { shard, sequence }),
+        }
     }
 
     /// What a shard keeps of it.

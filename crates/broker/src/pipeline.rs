@@ -13,14 +13,15 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 use zwerm_cluster::forward::{Lane, Target};
 use zwerm_cluster::receipt::{Bell, Receipt};
-use zwerm_cluster::{Cluster, NodeId, ShardError};
-use zwerm_wire::{QoS, ReasonCode, TopicName};
+use zwerm_cluster::{Cluster, ShardError};
+use zwerm_routing::Destination;
+use zwerm_wire::{QoS, ReasonCode, TopicFilter};
 
 use crate::local::LocalSessions;
 use crate::mailbox::Acceptance;
 use crate::message::{Expiry, Message};
 use crate::shared::{Pick, Picker};
-use crate::targets::{Resolver, Targets};
+use crate::targets::{Group, Resolver, Targets, wants};
 
 /// Messages of one publisher that may wait for disk or lanes before it is not read any more.
 const DEPTH: usize = 1_024;
@@ -39,14 +40,16 @@ enum Stage {
     Routed(Option<Receipt>, ReasonCode),
 }
 
-/// Other nodes that a message goes to.
-type Destinations = SmallVec<[(NodeId, Target); 4]>;
+/// Other nodes, and shards, that a message goes to.
+type Destinations = SmallVec<[(Destination, Target); 4]>;
 
 #[derive(Debug)]
 struct Pending<T> {
     /// Who waits for the acknowledgement; `None` for QoS 0.
     token: Option<T>,
     stage: Stage,
+    /// Only for one member of each of these shared subscriptions; `None`: for all that want it.
+    only: Option<Box<[TopicFilter]>>,
     /// The incarnation of this node that routed it; `None`: not routed.
     routed_by: Option<u64>,
 }
@@ -55,8 +58,7 @@ struct Pending<T> {
 #[derive(Debug)]
 enum Full {
     Lane(Arc<Lane>),
-    /// The shard of this topic.
-    Shard(TopicName),
+    Shard(u32),
 }
 
 /// The publishes of one publisher. `T` names a publish in its acknowledgement.
@@ -83,10 +85,19 @@ impl<T> Pipeline<T> {
     }
 
     /// Takes a message; a token is given back by [`next_accepted`](Self::next_accepted).
-    pub(crate) fn admit(&mut self, message: Message, token: Option<T>) {
-        self.local.counters.published.add(1);
+    pub(crate) fn admit(&mut self, message: Arc<Message>, token: Option<T>) {
         let stage = if message.retain() { Stage::ToStore } else { Stage::ToRoute };
-        self.pending.push_back(Pending { token, stage: stage(Arc::new(message)), routed_by: None });
+        self.push(Pending { token, stage: stage(message), only: None, routed_by: None });
+    }
+
+    /// Takes a message that only one member of each of these shared subscriptions gets.
+    pub(crate) fn admit_for(&mut self, message: Arc<Message>, groups: Vec<TopicFilter>, token: Option<T>) {
+        let only = Some(groups.into());
+        self.push(Pending { token, stage: Stage::ToRoute(message), only, routed_by: None });
+    }
+
+    fn push(&mut self, pending: Pending<T>) {
+        self.pending.push_back(pending);
         self.advance();
     }
 
@@ -100,7 +111,7 @@ impl<T> Pipeline<T> {
     pub(crate) async fn has_room(&self) {
         match &self.full {
             Some(Full::Lane(lane)) => lane.wait_room().await,
-            Some(Full::Shard(topic)) => self.cluster.wait_retain(topic).await,
+            Some(Full::Shard(shard)) => self.cluster.wait_shard(*shard).await,
             None => std::future::pending().await,
         }
     }
@@ -160,7 +171,7 @@ impl<T> Pipeline<T> {
                 }
                 // Its queue is full: the ones behind wait, too.
                 Err(ShardError::Busy) => {
-                    self.full = Some(Full::Shard(message.topic().clone()));
+                    self.full = self.cluster.shard_of(message.topic()).map(Full::Shard);
                     return;
                 }
                 Err(_) => pending.stage = Stage::Routed(None, ReasonCode::ImplementationSpecificError),
@@ -174,18 +185,19 @@ impl<T> Pipeline<T> {
         let Some(incarnation) = self.cluster.lease.routing() else { return false };
         let Some(pending) = self.pending.get_mut(self.routed) else { return false };
         let acknowledged = pending.token.is_some();
+        let only = pending.only.take();
         let begins = matches!(pending.stage, Stage::ToRoute(_) | Stage::Storing(..));
         if begins {
             pending.routed_by = Some(incarnation);
         }
         let placeholder = Stage::Routed(None, ReasonCode::Success);
         let stage = match std::mem::replace(&mut pending.stage, placeholder) {
-            Stage::ToRoute(message) => self.route(message, acknowledged),
+            Stage::ToRoute(message) => self.route(message, only.as_deref(), acknowledged),
             Stage::Storing(message, receipt) if receipt.is_complete() => {
                 if receipt.has_failed() {
                     Stage::Routed(None, ReasonCode::QuotaExceeded)
                 } else {
-                    self.route(message, acknowledged)
+                    self.route(message, None, acknowledged)
                 }
             }
             Stage::Stalled(message, left, receipt) => self.forward(message, left, receipt),
@@ -198,8 +210,8 @@ impl<T> Pipeline<T> {
         routed
     }
 
-    /// Delivers here and forwards to other nodes.
-    fn route(&mut self, message: Arc<Message>, acknowledged: bool) -> Stage {
+    /// Delivers here, forwards to other nodes and to the shards of durable sessions.
+    fn route(&mut self, message: Arc<Message>, only: Option<&[TopicFilter]>, acknowledged: bool) -> Stage {
         if message.expiry(Instant::now()) == Expiry::Expired {
             self.local.counters.dropped_expired.add(1);
             return Stage::Routed(None, ReasonCode::Success);
@@ -214,26 +226,55 @@ impl<T> Pipeline<T> {
             );
         }
         let mut acceptance = Acceptance::new(&self.bell);
-        if !self.local.is_repeat(&message) {
-            self.local.deliver(&targets.local, &message, &mut acceptance);
+        let mut destinations = Destinations::new();
+        // A repeat goes once more to where it may be missing: who has it knows it.
+        let is_repeat = self.local.is_repeat(&message);
+        if only.is_none() {
+            if !is_repeat {
+                self.local.deliver(&targets.local, &message, &mut acceptance);
+            }
+            destinations.extend(plain_destinations(&targets, &message));
         }
-        let destinations = destinations(&self.local, &mut self.picker, &targets, &message, &mut acceptance);
+        let groups = targets.groups.iter().filter(|group| only.is_none_or(|only| only.contains(&group.filter)));
+        for group in groups {
+            match self.picker.pick(group, &message) {
+                Some(Pick::Local(_)) if is_repeat => {}
+                Some(Pick::Local(index)) => {
+                    self.local.deliver_member(group, index, &message, &mut acceptance);
+                }
+                Some(Pick::Elsewhere(destination)) => add_group(&mut destinations, destination, group),
+                None => {}
+            }
+        }
         let receipt = acceptance.into_receipt();
         self.forward(message, destinations, receipt)
     }
 
-    /// Hands a message to the lanes of other nodes, until one is full.
+    /// Hands a message to the lanes of other nodes and the queues of shards, until one is full.
     fn forward(&mut self, message: Arc<Message>, mut left: Destinations, receipt: Option<Receipt>) -> Stage {
         let mut acceptance = Acceptance::continued(&self.bell, receipt);
         let qos = message.qos();
-        while let Some((node, target)) = left.last() {
-            // No lane: the node is down, and with it the sessions that wanted the message.
-            if let Some(lane) = self.cluster.lanes.to(*node) {
-                let ticket = || (qos != QoS::AtMostOnce).then(|| acceptance.ticket());
-                if lane.push(qos, target, message.body(Instant::now()), ticket).is_err() {
-                    self.full = Some(Full::Lane(lane));
-                    return Stage::Stalled(message, left, acceptance.into_receipt());
+        while let Some((destination, target)) = left.last() {
+            let full = match *destination {
+                // No lane: the node is down, and with it the sessions that wanted the message.
+                Destination::Node(node) => self.cluster.lanes.to(node).and_then(|lane| {
+                    let ticket = || (qos != QoS::AtMostOnce).then(|| acceptance.ticket());
+                    let pushed = lane.push(qos, target, message.body(Instant::now()), ticket);
+                    pushed.is_err().then_some(Full::Lane(lane))
+                }),
+                Destination::Shard(shard) => {
+                    let enqueue = || message.enqueue(target, self.cluster.now_ms());
+                    match self.cluster.enqueue(shard, enqueue, || acceptance.ticket()) {
+                        Ok(()) => None,
+                        Err(ShardError::Busy) => Some(Full::Shard(shard)),
+                        // The node is stopping: not accepted, so never acknowledged.
+                        Err(_) => return Stage::Routed(None, ReasonCode::ImplementationSpecificError),
+                    }
                 }
+            };
+            if full.is_some() {
+                self.full = full;
+                return Stage::Stalled(message, left, acceptance.into_receipt());
             }
             left.pop();
         }
@@ -247,28 +288,23 @@ impl Stage {
     }
 }
 
-/// Picks the members of shared subscriptions: delivers to those here, names the nodes of the others.
-fn destinations(
-    local: &LocalSessions,
-    picker: &mut Picker,
-    targets: &Targets,
-    message: &Arc<Message>,
-    acceptance: &mut Acceptance<'_>,
-) -> Destinations {
-    let plain = |node: &NodeId| (*node, Target { plain: true, groups: Vec::new() });
-    let mut destinations: Destinations = targets.nodes.iter().map(plain).collect();
-    for group in &targets.groups {
-        match picker.pick(group, message) {
-            Some(Pick::Local(index)) => local.deliver_member(group, index, message, acceptance),
-            Some(Pick::Node(node)) => match destinations.iter_mut().find(|(known, _)| *known == node) {
-                Some((_, target)) => target.groups.push(group.filter.clone()),
-                None => {
-                    let groups = vec![group.filter.clone()];
-                    destinations.push((node, Target { plain: false, groups }));
-                }
-            },
-            None => {}
+/// Where plain subscribers elsewhere are reached.
+fn plain_destinations(targets: &Targets, message: &Message) -> impl Iterator<Item = (Destination, Target)> {
+    let qos = message.qos();
+    let nodes = targets.nodes.iter().filter(move |(_, interest)| wants(*interest, qos));
+    let nodes = nodes.map(|(node, _)| Destination::Node(*node));
+    let shards = targets.shards.iter().filter(move |_| qos != QoS::AtMostOnce);
+    let shards = shards.map(|shard| Destination::Shard(*shard));
+    nodes.chain(shards).map(|destination| (destination, Target { plain: true, groups: Vec::new() }))
+}
+
+/// One member of the group, at that destination, gets the message too.
+fn add_group(destinations: &mut Destinations, destination: Destination, group: &Group) {
+    match destinations.iter_mut().find(|(known, _)| *known == destination) {
+        Some((_, target)) => target.groups.push(group.filter.clone()),
+        None => {
+            let groups = vec![group.filter.clone()];
+            destinations.push((destination, Target { plain: false, groups }));
         }
     }
-    destinations
 }

@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use smallvec::SmallVec;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use zwerm_cluster::RetainedMessages;
-use zwerm_machine::records::Message;
-use zwerm_wire::{RetainHandling, SubscribeFilter, TopicFilter};
+use zwerm_cluster::receipt::{Bell, Receipt};
+use zwerm_cluster::{RetainedMessages, ShardError};
+use zwerm_machine::records::{Deliver, Message};
+use zwerm_wire::{QoS, RetainHandling, SubscribeFilter, TopicFilter};
 
 use crate::broker::Inner;
 use crate::mailbox::{Delivery, Mailbox};
@@ -72,8 +73,56 @@ impl Budget {
         Self(Arc::new(AtomicUsize::new(HEAD)))
     }
 
+    /// No heads: everything is queued as it is read.
+    pub(crate) fn none() -> Self {
+        Self(Arc::default())
+    }
+
     fn take(&self) -> bool {
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+}
+
+/// The way into the queue of a durable session.
+#[derive(Debug)]
+struct DurableReplay {
+    epoch: u64,
+    bell: Bell,
+    receipt: Receipt,
+}
+
+impl DurableReplay {
+    fn new(epoch: u64) -> Self {
+        let bell = Bell::new();
+        Self { epoch, receipt: Receipt::new(bell.clone()), bell }
+    }
+
+    /// Hands a message to the session's shard when that has room. False: the node stops.
+    async fn queue(&self, inner: &Inner, subscriber: &Subscriber, record: &Message, qos: QoS) -> bool {
+        let Some(shard) = inner.cluster.shard_of(&subscriber.client_id) else { return false };
+        loop {
+            let deliver = || Deliver {
+                client_id: subscriber.client_id.to_string(),
+                message: Some(record.clone()),
+                qos: u32::from(qos as u8),
+                retain: true,
+                identifiers: subscriber.subscription_id.iter().map(|id| id.get()).collect(),
+                replay_epoch: self.epoch,
+                ..Deliver::default()
+            };
+            match inner.cluster.deliver(shard, deliver, || self.receipt.ticket()) {
+                Ok(()) => return true,
+                Err(ShardError::Busy) => inner.cluster.wait_shard(shard).await,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Waits until the queue has what was handed over, or the client has another owner.
+    async fn committed(self) {
+        while !self.receipt.is_complete() {
+            self.bell.wait().await;
+        }
     }
 }
 
@@ -87,6 +136,8 @@ pub(crate) struct Replay {
     budget: Budget,
     /// `Some` until the head is complete.
     head: Option<(oneshot::Sender<Head>, Vec<Delivery>)>,
+    /// Of a durable session: what goes into its queue.
+    durable: Option<DurableReplay>,
 }
 
 impl Replay {
@@ -100,7 +151,12 @@ impl Replay {
         let skip = line.options.retain_handling == RetainHandling::SendIfNew && !is_new;
         let (sender, head) = oneshot::channel();
         let (begun, filter) = (Arc::new(begun), line.filter);
-        (Self { filter, subscriber, skip, begun, budget, head: Some((sender, Vec::new())) }, head)
+        (Self { filter, subscriber, skip, begun, budget, head: Some((sender, Vec::new())), durable: None }, head)
+    }
+
+    /// Into the queue of a durable session, except for QoS 0.
+    pub(crate) fn into_durable(self, epoch: u64) -> Self {
+        Self { durable: Some(DurableReplay::new(epoch)), ..self }
     }
 
     /// Reads everything that matches: the first messages into the head, the others into the queue as the
@@ -122,6 +178,9 @@ impl Replay {
             }
         }
         self.end_head();
+        if let Some(durable) = self.durable.take() {
+            durable.committed().await;
+        }
     }
 
     async fn queue_all(&mut self, inner: &Inner, mut batches: mpsc::Receiver<RetainedMessages>) {
@@ -129,7 +188,13 @@ impl Replay {
             for record in batch {
                 let Some(delivery) = self.delivery(inner, &record) else { continue };
                 inner.local.counters.replayed.add(1);
-                if !self.queue(delivery).await {
+                let queued = match &self.durable {
+                    Some(durable) if !self.subscriber.takes(delivery.qos) => {
+                        durable.queue(inner, &self.subscriber, &record, delivery.qos).await
+                    }
+                    _ => self.queue(delivery).await,
+                };
+                if !queued {
                     return;
                 }
             }
@@ -164,6 +229,6 @@ impl Replay {
         }
         let qos = message.qos().min(options.qos);
         let subscription_ids: SmallVec<_> = self.subscriber.subscription_id.into_iter().collect();
-        Some(Delivery { message: Arc::new(message), qos, retain: true, subscription_ids })
+        Some(Delivery { message: Arc::new(message), qos, retain: true, subscription_ids, dup: false, packet_id: None, group: None })
     }
 }

@@ -13,7 +13,7 @@ use arc_swap::{ArcSwap, Guard};
 use bytestring::ByteString;
 use parking_lot::Mutex;
 use zwerm_routing::FilterTrie;
-use zwerm_wire::{SubscribeOptions, TopicFilter};
+use zwerm_wire::{QoS, SubscribeOptions, TopicFilter};
 
 use crate::mailbox::Mailbox;
 
@@ -28,14 +28,58 @@ pub(crate) struct Subscriber {
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) options: SubscribeOptions,
     pub(crate) subscription_id: Option<NonZeroU32>,
+    /// Of a durable session: with QoS 1 and 2 messages come through its queue, not through the mailbox.
+    pub(crate) durable: bool,
+}
+
+impl Subscriber {
+    /// Whether a copy with this quality of service comes through the mailbox.
+    pub(crate) fn takes(&self, qos: QoS) -> bool {
+        !self.durable || qos == QoS::AtMostOnce
+    }
+
+    /// Whether nothing but what is published with QoS 0 has to come to this node for it.
+    fn is_only_qos0(&self) -> bool {
+        self.durable && self.options.qos != QoS::AtMostOnce
+    }
 }
 
 pub(crate) type Trie = FilterTrie<SessionKey, Arc<Subscriber>>;
 
+/// Subscribers of one filter.
+#[derive(Debug, Default, Clone, Copy)]
+struct Members {
+    all: u32,
+    /// Those of them that want only what is published with QoS 0 here.
+    only_qos0: u32,
+}
+
+impl Members {
+    fn add(&mut self, subscriber: &Subscriber) {
+        self.all += 1;
+        self.only_qos0 += u32::from(subscriber.is_only_qos0());
+    }
+
+    fn remove(&mut self, subscriber: &Subscriber) {
+        self.all -= 1;
+        self.only_qos0 -= u32::from(subscriber.is_only_qos0());
+    }
+
+    /// As this node's route says it.
+    fn interest(self, filter: &TopicFilter) -> Interest {
+        let only_qos0 = self.all == self.only_qos0;
+        // Durable members of a group get QoS 1 and 2 through their shards: whoever else is here counts.
+        let counted = if only_qos0 { self.all } else { self.all - self.only_qos0 };
+        // All plain subscribers of a node are one destination.
+        let members = if filter.is_shared() { counted } else { counted.min(1) };
+        Interest { members, only_qos0: only_qos0 && members > 0, ..Interest::default() }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Table {
     trie: Trie,
-    members: BTreeMap<TopicFilter, u32>,
+    members: BTreeMap<TopicFilter, Members>,
     by_session: BTreeMap<SessionKey, BTreeSet<TopicFilter>>,
 }
 
@@ -63,10 +107,12 @@ impl Subscriptions {
         let mut table = self.table.lock();
         let key = subscriber.key;
         let is_new = table.by_session.entry(key).or_default().insert(filter.clone());
-        if is_new {
-            *table.members.entry(filter.clone()).or_default() += 1;
+        let old = table.trie.insert(filter, key, Arc::clone(&subscriber));
+        let members = table.members.entry(filter.clone()).or_default();
+        if let Some(old) = old {
+            members.remove(&old);
         }
-        table.trie.insert(filter, key, subscriber);
+        members.add(&subscriber);
         self.publish(&table);
         is_new
     }
@@ -102,13 +148,11 @@ impl Subscriptions {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Calls `send` with the filter's members as a route counts them, in the order of changes: the lock
+    /// Calls `send` with what a route says of the filter's members here, in the order of changes: the lock
     /// is held during the call.
-    pub(crate) fn with_members<T>(&self, filter: &TopicFilter, send: impl FnOnce(u32) -> T) -> T {
+    pub(crate) fn with_interest<T>(&self, filter: &TopicFilter, send: impl FnOnce(Interest) -> T) -> T {
         let table = self.table.lock();
-        let members = table.members.get(filter).copied().unwrap_or(0);
-        // All plain subscribers of a node are one destination.
-        send(if filter.is_shared() { members } else { members.min(1) })
+        send(table.members.get(filter).copied().unwrap_or_default().interest(filter))
     }
 
     /// Subscriptions there are.
@@ -119,10 +163,10 @@ impl Subscriptions {
 
 impl Table {
     fn forget(&mut self, filter: &TopicFilter, key: SessionKey) {
-        self.trie.remove(filter, &key);
+        let Some(subscriber) = self.trie.remove(filter, &key) else { return };
         if let Some(members) = self.members.get_mut(filter) {
-            *members -= 1;
-            if *members == 0 {
+            members.remove(&subscriber);
+            if members.all == 0 {
                 self.members.remove(filter);
             }
         }

@@ -46,22 +46,27 @@ impl Copy {
     }
 }
 
+impl Copy {
+    /// With what quality of service its client gets a message, if it comes through the mailbox.
+    pub(crate) fn qos_of(&self, published: QoS) -> Option<QoS> {
+        let qos = published.min(self.qos);
+        self.subscriber.takes(qos).then_some(qos)
+    }
+}
+
 /// A shared subscription that matched.
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) filter: TopicFilter,
     /// Members of this node.
     pub(crate) local: Box<[Copy]>,
-    /// Other nodes with members, and how many.
-    pub(crate) nodes: Box<[(NodeId, u32)]>,
-    /// Shards with durable members, and how many.
-    pub(crate) shards: Box<[(u32, u32)]>,
+    /// Other nodes with members, and shards with durable ones (those connected to this node included).
+    pub(crate) elsewhere: Box<[(Destination, Interest)]>,
 }
 
-impl Group {
-    fn is_empty(&self) -> bool {
-        self.local.is_empty() && self.nodes.is_empty() && self.shards.is_empty()
-    }
+/// Whether a node is sent what is published with this quality of service.
+pub(crate) fn wants(interest: Interest, published: QoS) -> bool {
+    !interest.only_qos0 || published == QoS::AtMostOnce
 }
 
 /// Everything that wants a topic.
@@ -69,15 +74,18 @@ impl Group {
 pub(crate) struct Targets {
     pub(crate) local: Box<[Copy]>,
     /// Other nodes with plain subscribers.
-    pub(crate) nodes: SmallVec<[NodeId; 4]>,
-    /// Shards with plain durable subscribers.
+    pub(crate) nodes: SmallVec<[(NodeId, Interest); 4]>,
+    /// Shards with plain subscribers that are durable.
     pub(crate) shards: SmallVec<[u32; 4]>,
     pub(crate) groups: Box<[Group]>,
 }
 
 impl Targets {
     pub(crate) fn is_empty(&self) -> bool {
-        self.local.is_empty() && self.nodes.is_empty() && self.shards.is_empty() && self.groups.is_empty()
+        self.local.is_empty()
+            && self.nodes.is_empty()
+            && self.shards.is_empty()
+            && self.groups.is_empty()
     }
 }
 
@@ -122,26 +130,37 @@ impl Resolver {
         self.local.clear();
         self.routes.clear();
         subscriptions.snapshot().matches(topic, &mut self.local);
-        let (mut nodes, mut shards) = (SmallVec::new(), SmallVec::new());
         if let Some(cluster) = &self.cluster {
             cluster.control.routes().matches(topic, &mut self.routes);
-            let own = cluster.own.id;
-            for (destination, _) in &self.routes.plain {
-                match *destination {
-                    Destination::Node(node) if node != own => nodes.push(node),
-                    Destination::Node(_) => {}
-                    Destination::Shard(shard) => shards.push(shard),
-                }
-            }
-            nodes.sort_unstable();
-            nodes.dedup();
-            shards.sort_unstable();
-            shards.dedup();
         }
+        let (nodes, shards) = self.elsewhere();
         let targets = Targets { local: self.copies(), nodes, shards, groups: self.groups() };
         // The buffers hold handles of subscribers: let go of them.
         self.local.clear();
         targets
+    }
+
+    /// Nodes and shards with plain subscribers, each once however many of its filters match.
+    fn elsewhere(&self) -> (SmallVec<[(NodeId, Interest); 4]>, SmallVec<[u32; 4]>) {
+        let own = self.cluster.as_ref().map(|cluster| cluster.own.id);
+        let mut nodes: SmallVec<[(NodeId, Interest); 4]> = SmallVec::new();
+        let mut shards = SmallVec::new();
+        for &(destination, interest) in &self.routes.plain {
+            match destination {
+                Destination::Node(node) if Some(node) != own => {
+                    match nodes.iter_mut().find(|(known, _)| *known == node) {
+                        Some((_, known)) => known.only_qos0 &= interest.only_qos0,
+                        None => nodes.push((node, interest)),
+                    }
+                }
+                Destination::Node(_) => {}
+                Destination::Shard(shard) => shards.push(shard),
+            }
+        }
+        nodes.sort_unstable();
+        shards.sort_unstable();
+        shards.dedup();
+        (nodes, shards)
     }
 
     fn copies(&self) -> Box<[Copy]> {
@@ -163,22 +182,18 @@ impl Resolver {
 
     /// Groups with members here, elsewhere, or both.
     fn groups(&self) -> Box<[Group]> {
-        let own = self.cluster.as_ref().map(|cluster| cluster.own.id);
-        let elsewhere = |filter: &TopicFilter| {
-            let (mut nodes, mut shards) = (Vec::new(), Vec::new());
-            let members = self.routes.shared.iter().filter(|group| group.filter == *filter);
-            for (destination, interest) in members.flat_map(|group| &group.members) {
-                match *destination {
-                    Destination::Node(node) if Some(node) != own => nodes.push((node, interest.members)),
-                    Destination::Node(_) => {}
-                    Destination::Shard(shard) => shards.push((shard, interest.members)),
-                }
-            }
-            (nodes.into(), shards.into())
+        let own = self.cluster.as_ref().map(|cluster| Destination::Node(cluster.own.id));
+        let others = |filter: &TopicFilter| -> Box<[(Destination, Interest)]> {
+            let elsewhere = self.routes.shared.iter().filter(|group| group.filter == *filter);
+            elsewhere
+                .flat_map(|group| group.members.iter().copied())
+                .filter(|(destination, _)| Some(*destination) != own)
+                .collect()
         };
-        let group = |filter: &TopicFilter, local: Box<[Copy]>| {
-            let (nodes, shards) = elsewhere(filter);
-            Group { filter: filter.clone(), local, nodes, shards }
+        let group = |filter: &TopicFilter, local: Box<[Copy]>| Group {
+            filter: filter.clone(),
+            elsewhere: others(filter),
+            local,
         };
         let here = self.local.shared.iter().map(|matched| {
             let copies = matched.members.iter().map(|(_, subscriber)| Copy::of(subscriber)).collect();
@@ -188,6 +203,6 @@ impl Resolver {
             |filter: &TopicFilter| self.local.shared.iter().any(|matched| matched.filter == *filter);
         let elsewhere = self.routes.shared.iter().filter(|matched| !is_here(&matched.filter));
         let elsewhere = elsewhere.map(|matched| group(&matched.filter, Box::default()));
-        here.chain(elsewhere).filter(|group| !group.is_empty()).collect()
+        here.chain(elsewhere).filter(|group| !group.local.is_empty() || !group.elsewhere.is_empty()).collect()
     }
 }
