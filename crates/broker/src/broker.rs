@@ -161,7 +161,11 @@ impl Broker {
             assigned_client_id,
             session_expiry,
             durable: is_durable,
-            received: resumed.received.iter().filter_map(|id| PacketId::new(u16::try_from(*id).ok()?)).collect(),
+            received: resumed
+                .received
+                .iter()
+                .filter_map(|id| PacketId::new(u16::try_from(*id).ok()?))
+                .collect(),
             released: resumed.released.iter().map(|position| packet_id_of(*position)).collect(),
             attachment,
         };

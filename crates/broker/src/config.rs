@@ -11,33 +11,7 @@ pub struct Config {
     pub session_queue: SessionQueue,
     /// QoS 1 and 2 messages under way to one client at once, whatever the client allows.
     pub max_inflight: u16,
-    /// Bounds of the queue of a durable session, on the disks of its shard's replicas.
-#[derive(Debug, Clone, Copy)]
-pub struct SessionQueue {
-    /// Messages; 0 is no bound.
-    pub messages: u64,
-    /// Bytes of payloads and topics; 0 is no bound.
-    pub bytes: u64,
-    /// What gives way when a message finds the queue full.
-    pub full: QueueFull,
-}
-
-impl Default for SessionQueue {
-    fn default() -> Self {
-        Self { messages: 1_000_000, bytes: 1 << 30, full: QueueFull::DropOldest }
-    }
-}
-
-/// What gives way when a message finds a durable queue full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QueueFull {
-    /// The oldest messages.
-    DropOldest,
-    /// The message that comes.
-    DropNewest,
-}
-
-/// What a client with several matching subscriptions gets.
+    /// What a client with several matching subscriptions gets.
     pub overlapping: Overlapping,
     /// Who of a shared subscription gets a message.
     pub shared_strategy: SharedStrategy,
@@ -78,6 +52,32 @@ impl Default for QueueLimits {
     fn default() -> Self {
         Self { messages: 10_000, bytes: 16 * 1024 * 1024, patience: Duration::from_secs(10) }
     }
+}
+
+/// Bounds of the queue of a durable session, on the disks of its shard's replicas.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionQueue {
+    /// Messages; 0 is no bound.
+    pub messages: u64,
+    /// Bytes of payloads and topics; 0 is no bound.
+    pub bytes: u64,
+    /// What gives way when a message finds the queue full.
+    pub full: QueueFull,
+}
+
+impl Default for SessionQueue {
+    fn default() -> Self {
+        Self { messages: 1_000_000, bytes: 1 << 30, full: QueueFull::DropOldest }
+    }
+}
+
+/// What gives way when a message finds a durable queue full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueFull {
+    /// The oldest messages.
+    DropOldest,
+    /// The message that comes.
+    DropNewest,
 }
 
 /// What a client with several matching subscriptions gets (MQTT 5.0 section 3.3.4).

@@ -127,7 +127,10 @@ impl LocalSessions {
         acceptance: &mut Acceptance<'_>,
     ) {
         let (before, from) = group.local.split_at(picked.min(group.local.len()));
-        let taken = from.iter().chain(before).any(|copy| self.deliver_copy(copy, message, Some(&group.filter), acceptance));
+        let taken = from
+            .iter()
+            .chain(before)
+            .any(|copy| self.deliver_copy(copy, message, Some(&group.filter), acceptance));
         if !taken && message.qos() != QoS::AtMostOnce {
             // All here are going this very moment: their messages are given to others, and this one with them.
             let left = LeftBehind { message: Arc::clone(message), group: group.filter.clone() };

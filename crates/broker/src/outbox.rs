@@ -78,9 +78,9 @@ pub(crate) async fn publish_outboxes(
 impl Pipelines<'_> {
     fn of(&mut self, shard: Option<u32>) -> &mut Pipeline<Told> {
         let (inner, bell) = (self.inner, &self.bell);
-        self.by_shard.entry(shard).or_insert_with(|| {
-            Pipeline::new(Arc::clone(&inner.local), inner.cluster.clone(), bell.clone())
-        })
+        self.by_shard
+            .entry(shard)
+            .or_insert_with(|| Pipeline::new(Arc::clone(&inner.local), inner.cluster.clone(), bell.clone()))
     }
 
     /// Tells what is published. True: no more of what was left behind should be taken now.

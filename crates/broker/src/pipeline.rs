@@ -235,7 +235,8 @@ impl<T> Pipeline<T> {
             }
             destinations.extend(plain_destinations(&targets, &message));
         }
-        let groups = targets.groups.iter().filter(|group| only.is_none_or(|only| only.contains(&group.filter)));
+        let groups =
+            targets.groups.iter().filter(|group| only.is_none_or(|only| only.contains(&group.filter)));
         for group in groups {
             match self.picker.pick(group, &message) {
                 Some(Pick::Local(_)) if is_repeat => {}

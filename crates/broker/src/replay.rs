@@ -151,7 +151,10 @@ impl Replay {
         let skip = line.options.retain_handling == RetainHandling::SendIfNew && !is_new;
         let (sender, head) = oneshot::channel();
         let (begun, filter) = (Arc::new(begun), line.filter);
-        (Self { filter, subscriber, skip, begun, budget, head: Some((sender, Vec::new())), durable: None }, head)
+        (
+            Self { filter, subscriber, skip, begun, budget, head: Some((sender, Vec::new())), durable: None },
+            head,
+        )
     }
 
     /// Into the queue of a durable session, except for QoS 0.
@@ -229,6 +232,14 @@ impl Replay {
         }
         let qos = message.qos().min(options.qos);
         let subscription_ids: SmallVec<_> = self.subscriber.subscription_id.into_iter().collect();
-        Some(Delivery { message: Arc::new(message), qos, retain: true, subscription_ids, dup: false, packet_id: None, group: None })
+        Some(Delivery {
+            message: Arc::new(message),
+            qos,
+            retain: true,
+            subscription_ids,
+            dup: false,
+            packet_id: None,
+            group: None,
+        })
     }
 }

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::{ArcSwap, Guard};
 use bytestring::ByteString;
 use parking_lot::Mutex;
-use zwerm_routing::FilterTrie;
+use zwerm_routing::{FilterTrie, Interest};
 use zwerm_wire::{QoS, SubscribeOptions, TopicFilter};
 
 use crate::mailbox::Mailbox;

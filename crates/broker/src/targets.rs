@@ -82,10 +82,7 @@ pub(crate) struct Targets {
 
 impl Targets {
     pub(crate) fn is_empty(&self) -> bool {
-        self.local.is_empty()
-            && self.nodes.is_empty()
-            && self.shards.is_empty()
-            && self.groups.is_empty()
+        self.local.is_empty() && self.nodes.is_empty() && self.shards.is_empty() && self.groups.is_empty()
     }
 }
 

@@ -260,11 +260,11 @@ fn checked<R>(
 }
 
 pub(crate) fn interest_of(route: &Route) -> Interest {
-    Interest { members: route.members, only_qos0: route.only_qos0, since: 0 }
+    Interest { only_qos0: route.only_qos0, ..Interest::of(route.members) }
 }
 
 pub(crate) fn shard_interest_of(route: &ShardRoute) -> Interest {
-    Interest { members: route.members, only_qos0: false, since: route.since }
+    Interest { since: route.since, online: route.online, ..Interest::of(route.members) }
 }
 
 fn check_form(form: &Form) -> Result<(), Refusal> {

@@ -89,14 +89,14 @@ impl Control {
 }
 
 fn route_record(destination: Destination, filter: &TopicFilter, interest: Interest) -> Record {
-    let Interest { members, only_qos0, since } = interest;
+    let Interest { members, only_qos0, since, online } = interest;
     let filter = filter.as_str().to_owned();
     match destination {
         Destination::Node(node) => {
             Record::Route(RouteRecord { node, route: Some(Route { filter, members, only_qos0 }) })
         }
         Destination::Shard(shard) => {
-            let route = Some(ShardRoute { filter, members, since });
+            let route = Some(ShardRoute { filter, members, since, online });
             Record::ShardRoute(ShardRouteRecord { shard, route })
         }
     }

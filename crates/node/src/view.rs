@@ -215,9 +215,21 @@ impl View {
         out.counter("messages_retained", "retained messages stored or deleted", broker.retained.get());
         out.counter("messages_replayed", "retained messages sent at subscribe", broker.replayed.get());
         out.counter("retained_reads_failed", "retained reads without a leader", broker.replays_failed.get());
-        out.counter("outbox_published", "wills and released QoS 2 messages of durable sessions that this node published for its shards", broker.outbox.get());
-        out.counter("shared_redispatched", "messages of shared subscriptions given to another member", broker.redispatched.get());
-        out.counter("shared_dropped", "messages of shared subscriptions dropped because all members went at once", broker.dropped_no_member.get());
+        out.counter(
+            "outbox_published",
+            "wills and released QoS 2 messages of durable sessions that this node published for its shards",
+            broker.outbox.get(),
+        );
+        out.counter(
+            "shared_redispatched",
+            "messages of shared subscriptions given to another member",
+            broker.redispatched.get(),
+        );
+        out.counter(
+            "shared_dropped",
+            "messages of shared subscriptions dropped because all members went at once",
+            broker.dropped_no_member.get(),
+        );
         let lanes =
             self.broker.cluster().lanes.counters().dropped_full.load(std::sync::atomic::Ordering::Relaxed);
         let expired = broker.dropped_expired.get() + gateway.messages_dropped_expired_total.get();

@@ -26,6 +26,8 @@ pub struct Interest {
     pub only_qos0: bool,
     /// Of a shard: the version of its routes in which the filter last began to have members; else 0.
     pub since: u64,
+    /// Of a shared group in a shard: how many of its members are connected; else 0.
+    pub online: u32,
 }
 
 impl Interest {
@@ -35,7 +37,7 @@ impl Interest {
     /// So many members on a node, in messages of all qualities of service.
     #[must_use]
     pub const fn of(members: u32) -> Self {
-        Self { members, only_qos0: false, since: 0 }
+        Self { members, only_qos0: false, since: 0, online: 0 }
     }
 }
 

@@ -22,7 +22,12 @@ fn destination(key: u64) -> Destination {
 
 /// All three fields follow the number, so that every field counts.
 fn interest(members: u32) -> Interest {
-    Interest { members, only_qos0: members.is_multiple_of(3), since: u64::from(members) * 7 }
+    Interest {
+        members,
+        only_qos0: members.is_multiple_of(3),
+        since: u64::from(members) * 7,
+        online: members / 2,
+    }
 }
 
 /// Few levels and few names, so that filters meet topics; sometimes below 60 or more equal levels, so that they

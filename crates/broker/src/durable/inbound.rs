@@ -64,9 +64,9 @@ impl Inbound {
         next(&mut self.receiving, |refusal| match refusal {
             None => Some(ReasonCode::Success),
             Some(Refusal::Busy) => Some(ReasonCode::QuotaExceeded),
-            Some(Refusal::StaleEpoch | Refusal::NoSession | Refusal::UnknownClient | Refusal::Unspecified) => {
-                None
-            }
+            Some(
+                Refusal::StaleEpoch | Refusal::NoSession | Refusal::UnknownClient | Refusal::Unspecified,
+            ) => None,
             Some(_) => Some(ReasonCode::ImplementationSpecificError),
         })
     }

@@ -53,7 +53,8 @@ mod tests {
 
     #[test]
     fn identifiers_begin_at_1_and_go_round() {
-        for (position, id) in [(1, 1), (2, 2), (65_535, 65_535), (65_536, 1), (131_071, 1), (131_070, 65_535)] {
+        for (position, id) in [(1, 1), (2, 2), (65_535, 65_535), (65_536, 1), (131_071, 1), (131_070, 65_535)]
+        {
             assert_eq!(packet_id_of(position).get(), id, "of {position}");
         }
     }

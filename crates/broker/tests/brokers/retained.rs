@@ -99,7 +99,10 @@ async fn a_client_that_takes_nothing_holds_only_so_many_replays() {
     let fifth = tokio::spawn(fifth);
     // Its route holds already, so only the replays before it keep it.
     let permitted = world.cluster(2).routes.permit().await.unwrap();
-    permitted.set(zwerm_wire::TopicFilter::new("marker").unwrap(), 1).await.unwrap();
+    permitted
+        .set(zwerm_wire::TopicFilter::new("marker").unwrap(), zwerm_routing::Interest::of(1))
+        .await
+        .unwrap();
     assert!(!fifth.is_finished());
     subscriber.until("five times everything", |client| client.taken.len() == 40).await;
     fifth.await.unwrap();
