@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
-use zwerm_machine::{Shard, Target};
 use zwerm_machine::records::{Drained, Message, OwnerLost, Tick, shard_command::Command};
+use zwerm_machine::{Shard, Target};
 use zwerm_raft::Group;
 use zwerm_wire::TopicFilter;
 

@@ -10,21 +10,21 @@ use zwerm_routing::RetainedIndex;
 use zwerm_wire::{TopicFilter, TopicName};
 
 use crate::due::{Due, Timer};
+use crate::effects::Effects;
 use crate::entry::Entry;
 use crate::limits::{MAX_DUE, MAX_MESSAGE};
-use crate::effects::Effects;
 use crate::message;
 use crate::messages::Messages;
 use crate::outbox::{Outbox, OutboxEntry};
 use crate::peers::{Peers, Sequence};
-use crate::routes::Routes;
-use crate::session::{Load, Queued, Session};
 use crate::records::shard_command::Command;
 use crate::records::shard_reply::Reply;
 use crate::records::{
     Applied, Drained, Ignored, Message, Refusal, Retain, Retained, ShardBatch, ShardCommand, ShardReplies,
     ShardReply,
 };
+use crate::routes::Routes;
+use crate::session::{Load, Queued, Session};
 
 /// The state of a shard group. A clone is O(1).
 #[derive(Debug, Clone, Default)]

@@ -17,7 +17,11 @@ impl Shard {
     pub fn encode_snapshot(&self) -> Vec<u8> {
         let mut writer = Writer::new(MAGIC);
         let mut push = |record| writer.push(&ShardRecord { record: Some(record) });
-        push(Record::Head(ShardHead { epoch: self.epoch, outbox_sequence: self.outbox.last(), message: self.messages.last() }));
+        push(Record::Head(ShardHead {
+            epoch: self.epoch,
+            outbox_sequence: self.outbox.last(),
+            message: self.messages.last(),
+        }));
         for peer in self.peers.records() {
             push(Record::Peer(*peer));
         }
@@ -68,7 +72,8 @@ impl Shard {
             }
             Record::Outbox(record) => {
                 let number = self.outbox.restore(record);
-                self.messages.name(number.ok_or(SnapshotError::Damaged("an outbox entry out of its place"))?, 1);
+                self.messages
+                    .name(number.ok_or(SnapshotError::Damaged("an outbox entry out of its place"))?, 1);
             }
         }
         Ok(())

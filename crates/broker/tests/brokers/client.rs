@@ -4,11 +4,13 @@ use std::num::NonZeroU32;
 
 use bytes::Bytes;
 use tokio::time::Instant;
-use zwerm_broker::{Accepted, Admission, Attachment, Broker, Config, Delivery, Unstarted};
+use zwerm_broker::{
+    Accepted, Admission, Attached, Attachment, Broker, Config, Delivery, Detach, Stage, Unstarted,
+};
 use zwerm_cluster::NodeId;
 use zwerm_wire::{
-    Connect, ConnectProperties, MessageProperties, Protocol, Publish, QoS, ReasonCode, RetainHandling,
-    Subscribe, SubscribeFilter, SubscribeOptions, TopicFilter, TopicName, Unsubscribe, Will,
+    Connect, ConnectProperties, MessageProperties, PacketId, Protocol, Publish, QoS, ReasonCode,
+    RetainHandling, Subscribe, SubscribeFilter, SubscribeOptions, TopicFilter, TopicName, Unsubscribe, Will,
 };
 
 use crate::fixture::{World, soon, until};
@@ -38,6 +40,11 @@ impl Brokers {
         let mut world = Self::new(3);
         world.form(&config).await;
         world
+    }
+
+    /// A client that wants its session to be kept.
+    pub async fn durable(&self, node: NodeId, id: &str) -> Client {
+        Client::attach(self.app(node), connect_durable(id)).await
     }
 
     pub async fn client(&self, node: NodeId, id: &str) -> Client {
@@ -101,8 +108,17 @@ pub fn line(filter: &str, qos: QoS) -> SubscribeFilter {
     SubscribeFilter { filter: TopicFilter::new(filter).unwrap(), options }
 }
 
+/// As a client that wants its session to be kept.
+pub fn connect_durable(id: &str) -> Connect {
+    let properties = ConnectProperties { session_expiry: Some(3_600), ..ConnectProperties::default() };
+    Connect { clean_start: false, properties, ..connect(id) }
+}
+
 pub struct Client {
     pub attachment: Attachment,
+    pub session_present: bool,
+    pub received: Vec<PacketId>,
+    pub released: Vec<PacketId>,
     pub taken: Vec<Delivery>,
     pub accepted: Vec<Accepted>,
 }
@@ -110,7 +126,8 @@ pub struct Client {
 impl Client {
     pub async fn attach(broker: &Broker, connect: Connect) -> Self {
         let attached = soon("a client attaches", broker.attach(&connect)).await.unwrap();
-        Self { attachment: attached.attachment, taken: Vec::new(), accepted: Vec::new() }
+        let Attached { attachment, session_present, received, released, .. } = attached;
+        Self { attachment, session_present, received, released, taken: Vec::new(), accepted: Vec::new() }
     }
 
     pub fn publish(&mut self, publish: Publish) -> Admission {
@@ -194,6 +211,20 @@ impl Client {
     pub fn taken_payloads(&self) -> Vec<String> {
         let text = |delivery: &Delivery| String::from_utf8(delivery.message.payload().to_vec()).unwrap();
         self.taken.iter().map(text).collect()
+    }
+
+    /// Acknowledges the deliveries taken so far, from the first, as a subscriber with QoS 1 does.
+    pub fn acknowledge(&mut self, count: usize) {
+        for delivery in &self.taken[..count] {
+            self.attachment.acknowledged(delivery.packet_id.unwrap(), Stage::Done);
+        }
+        assert_eq!(self.attachment.next_received(), None);
+    }
+
+    /// The connection breaks.
+    pub async fn leave(self) {
+        let detach = Detach { fire_will: true, session_expiry: None };
+        soon("a client leaves", self.attachment.detach(detach)).await;
     }
 
     pub async fn kicked(&mut self) -> ReasonCode {

@@ -15,6 +15,7 @@ mod fixture;
 mod bounds;
 mod client;
 mod delivery;
+mod durable;
 mod leases;
 mod owners;
 mod retained;
