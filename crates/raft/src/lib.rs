@@ -27,7 +27,7 @@ pub use config::{Config, DiskDelay, DiskWork};
 pub use error::{HandleError, HostError, MembersError, ProposeError};
 pub use group::{Group, GroupId, Proposed};
 pub use host::{FlushStats, Host};
-pub use machine::Machine;
+pub use machine::{Machine, Names, Records};
 pub use network::{MemoryNetwork, Network, NetworkError};
 pub use status::{GroupStatus, Role};
 

@@ -52,9 +52,9 @@ pub struct RaftSnapshot;
 #[derive(Debug)]
 pub struct RaftSnapshotChunk;
 
-/// Messages that the queues of a shard name, one record each, cut into chunks of at most
-/// [`Batch::MAX_VALUE`](crate::Batch::MAX_VALUE) bytes. Every replica of the shard holds the same bytes under
-/// the same keys.
+/// Messages that the queues of a shard name, several in one record
+/// ([`MessageLog`](crate::MessageLog) writes and reads them); a large one is cut into chunks of at most
+/// [`Batch::MAX_VALUE`](crate::Batch::MAX_VALUE) bytes.
 #[derive(Debug)]
 pub struct ShardMessage;
 
@@ -85,7 +85,7 @@ pub struct ChunkKey {
 pub struct MessageKey {
     /// Raft group of the shard.
     pub group: u32,
-    /// Number of the message in its shard.
+    /// Number of the first message of the record in its shard.
     pub number: u64,
     /// Position of the chunk.
     pub chunk: u32,
@@ -194,7 +194,7 @@ impl ShardMessage {
         start..end
     }
 
-    /// All chunks of one message.
+    /// All chunks of one record.
     pub fn of_number(group: u32, number: u64) -> Range<Vec<u8>> {
         let start = Self::key(MessageKey { group, number, chunk: 0 });
         let mut end = Self::key(MessageKey { group, number, chunk: u32::MAX });

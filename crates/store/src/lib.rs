@@ -13,12 +13,14 @@ mod error;
 pub mod format;
 pub mod keyspace;
 mod memory;
+mod message_log;
 mod sled_engine;
 
 pub use batch::{Batch, Write};
 pub use engine::{Engine, SyncMode};
 pub use error::StoreError;
 pub use memory::MemoryEngine;
+pub use message_log::{MessageLog, MessageReader};
 pub use sled_engine::SledEngine;
 
 #[cfg(test)]
