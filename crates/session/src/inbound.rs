@@ -10,14 +10,14 @@ use zwerm_wire::{Ack, Packet, PacketId, PacketType, Publish, QoS, ReasonCode};
 use crate::told::told;
 use crate::{Cause, Output, Session};
 
-/// Every identifier the client has under way; one that is not in here is free (S2).
+/// Every identifier the client has under way, at most 65,535; one that is not in here is free (S2).
 #[derive(Debug, Default)]
 pub(crate) struct Inbound {
     taken: BTreeMap<PacketId, Taken>,
     /// How many of them are messages: what the receive maximum counts.
-    messages: usize,
+    messages: u16,
     /// How many of them wait for the broker.
-    pending: usize,
+    pending: u16,
 }
 
 /// What goes on under an identifier of the client.
@@ -56,8 +56,8 @@ impl Inbound {
 
     pub(crate) fn insert(&mut self, packet_id: PacketId, taken: Taken) {
         self.remove(packet_id);
-        self.messages += usize::from(taken.is_message());
-        self.pending += usize::from(taken.is_pending());
+        self.messages += u16::from(taken.is_message());
+        self.pending += u16::from(taken.is_pending());
         self.taken.insert(packet_id, taken);
     }
 
@@ -70,8 +70,8 @@ impl Inbound {
 
     pub(crate) fn remove(&mut self, packet_id: PacketId) -> Option<Taken> {
         let taken = self.taken.remove(&packet_id)?;
-        self.messages -= usize::from(taken.is_message());
-        self.pending -= usize::from(taken.is_pending());
+        self.messages -= u16::from(taken.is_message());
+        self.pending -= u16::from(taken.is_pending());
         Some(taken)
     }
 }
@@ -81,7 +81,7 @@ impl Session {
     /// at some number of these bounds what a 3.x client, which knows no receive maximum, has under way.
     #[must_use]
     pub fn pending(&self) -> usize {
-        self.inbound.pending
+        usize::from(self.inbound.pending)
     }
 
     pub(crate) fn publish(&mut self, mut publish: Publish) {
@@ -122,7 +122,7 @@ impl Session {
     fn take_id(&mut self, packet_id: PacketId, taken: Taken, dup: bool) -> bool {
         match (&taken, self.inbound.get(packet_id)) {
             (_, None) => {
-                let full = self.inbound.messages >= usize::from(self.limits.receive_maximum.get());
+                let full = self.inbound.messages >= self.limits.receive_maximum.get();
                 if full && self.speaks_v5() {
                     self.violate(ReasonCode::ReceiveMaximumExceeded);
                     return false;
