@@ -226,8 +226,9 @@ impl Attachment {
     pub async fn wait(&self) {
         let shard_has_room = async {
             match &self.durable {
-                Some(durable) => durable.has_room().await,
-                None => std::future::pending().await,
+                // nothing is handed over without a lease: then the bell says when it is back
+                Some(durable) if self.serves() => durable.has_room().await,
+                _ => std::future::pending().await,
             }
         };
         // All are cancel safe.

@@ -1,12 +1,12 @@
-//! From the mailbox to the link: deliveries become PUBLISH packets.
+//! From the broker to the link: deliveries become PUBLISH packets.
 //!
 //! A message without anything of this client's own is copied from the frame that all its receivers share;
 //! with subscription identifiers, an alias or seconds left to live it is encoded for this client alone.
 //! Knows no subscriptions. Start at `Driver::take_deliveries`.
 
 use tokio::time::Instant;
-use tracing::debug;
-use zwerm_broker::{Delivery, Expiry};
+use tracing::{debug, error};
+use zwerm_broker::{Delivery, Expiry, Stage};
 use zwerm_session::AliasUse;
 use zwerm_wire::{MessageProperties, Packet, PacketId, Protocol, Publish, QoS, encode, encoded_len};
 
@@ -22,6 +22,19 @@ const DELIVERIES_PER_TURN: usize = 512;
 /// Bytes that a topic alias adds to a PUBLISH at most: the property, and two lengths that may grow.
 const ALIAS_BYTES: usize = 5;
 
+/// Why a delivery was not sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unsent {
+    /// It waited longer than it was to live.
+    Expired,
+    /// It exceeds the maximum packet size of the client.
+    TooLarge,
+    /// No packet can hold it.
+    Unencodable,
+    /// Another message is under way under its identifier: the broker's mistake.
+    Unidentified,
+}
+
 impl<L: Link> Driver<L> {
     /// Encodes what waits for the client, as far as it has room for it, up to a turn's worth.
     pub(crate) fn take_deliveries(&mut self, now: Instant) {
@@ -35,54 +48,58 @@ impl<L: Link> Driver<L> {
             self.waiting = batch.len() == most;
             left -= batch.len();
             for delivery in batch.drain(..) {
-                self.deliver(&delivery, now);
+                self.deliver(delivery, now);
             }
         }
     }
 
-    fn deliver(&mut self, delivery: &Delivery, now: Instant) {
+    fn deliver(&mut self, delivery: Delivery, now: Instant) {
+        match self.encode(&delivery, now) {
+            Ok(packet_id) => {
+                self.tally.packets_sent += 1;
+                self.tally.messages_sent += 1;
+                if let Some(packet_id) = packet_id
+                    && delivery.group.is_some()
+                {
+                    self.shares.get_or_insert_default().sent(packet_id, delivery);
+                }
+            }
+            Err(unsent) => self.give_up(&delivery, unsent),
+        }
+    }
+
+    /// Encodes a delivery behind what waits to be written, under the identifier that is returned.
+    fn encode(&mut self, delivery: &Delivery, now: Instant) -> Result<Option<PacketId>, Unsent> {
         let left = match delivery.message.expiry(now) {
             Expiry::Never => None,
             Expiry::Left(seconds) => Some(seconds),
-            Expiry::Expired => return self.shared.counters.messages_dropped_expired_total.increment(),
+            Expiry::Expired => return Err(Unsent::Expired),
         };
-        let Some(protocol) = self.session.protocol() else { return };
+        let protocol = self.session.protocol().unwrap_or(Protocol::V311);
         let published = delivery.message.properties().and_then(|properties| properties.message_expiry);
         let alone = protocol == Protocol::V5
             && (!delivery.subscription_ids.is_empty() || left != published || self.session.uses_aliases());
-        if alone {
-            self.deliver_alone(delivery, left);
-        } else {
-            self.deliver_shared(delivery, protocol);
-        }
+        if alone { self.encode_alone(delivery, left) } else { self.encode_shared(delivery, protocol) }
     }
 
-    fn deliver_shared(&mut self, delivery: &Delivery, protocol: Protocol) {
-        let with_id = delivery.qos != QoS::AtMostOnce;
-        let Some(frame) = delivery.message.frame(protocol, with_id) else {
-            return self.unencodable(delivery);
-        };
-        if !self.fits(frame.len()) {
-            return;
-        }
-        let packet_id = self.session.deliver(delivery.qos);
-        let payload = frame.write_to(self.output.tail(), false, delivery.qos, delivery.retain, packet_id);
-        if let Some(payload) = payload {
+    fn encode_shared(&mut self, delivery: &Delivery, protocol: Protocol) -> Result<Option<PacketId>, Unsent> {
+        let Delivery { message, qos, retain, dup, .. } = delivery;
+        let frame = message.frame(protocol, *qos != QoS::AtMostOnce).ok_or(Unsent::Unencodable)?;
+        self.check_size(frame.len())?;
+        let packet_id = self.identify(delivery)?;
+        if let Some(payload) = frame.write_to(self.output.tail(), *dup, *qos, *retain, packet_id) {
             self.output.append(payload);
         }
-        self.delivered();
+        Ok(packet_id)
     }
 
-    fn deliver_alone(&mut self, delivery: &Delivery, left: Option<u32>) {
+    fn encode_alone(&mut self, delivery: &Delivery, left: Option<u32>) -> Result<Option<PacketId>, Unsent> {
         let mut packet = Packet::Publish(own_publish(delivery, left));
-        let Ok(size) = encoded_len(&packet, Protocol::V5) else {
-            return self.unencodable(delivery);
-        };
-        if !self.fits(size) {
-            return;
-        }
+        let size = encoded_len(&packet, Protocol::V5).map_err(|_| Unsent::Unencodable)?;
+        self.check_size(size)?;
+        let packet_id = self.identify(delivery)?;
         if let Packet::Publish(publish) = &mut packet {
-            publish.packet_id = self.session.deliver(delivery.qos);
+            publish.packet_id = packet_id;
             if self.is_within_limit(size + ALIAS_BYTES) {
                 match self.session.alias(delivery.message.topic()) {
                     AliasUse::None => {}
@@ -94,34 +111,49 @@ impl<L: Link> Driver<L> {
                 }
             }
         }
-        match encode(&packet, Protocol::V5, self.output.tail()) {
-            Ok(()) => self.delivered(),
-            Err(_) => self.unencodable(delivery),
+        encode(&packet, Protocol::V5, self.output.tail()).map_err(|_| Unsent::Unencodable)?;
+        Ok(packet_id)
+    }
+
+    /// Takes the place of a delivery in the window: under the broker's identifier if it comes from a durable
+    /// queue, else under one that is free.
+    fn identify(&mut self, delivery: &Delivery) -> Result<Option<PacketId>, Unsent> {
+        match delivery.packet_id {
+            None => Ok(self.session.deliver(delivery.qos)),
+            Some(packet_id) if self.session.deliver_as(packet_id, delivery.qos) => Ok(Some(packet_id)),
+            Some(_) => Err(Unsent::Unidentified),
         }
     }
 
-    /// Whether the client takes a packet of this size; one that it does not take is dropped as if it had been
-    /// sent (MQTT-3.1.2-25).
-    fn fits(&self, size: usize) -> bool {
-        let fits = self.is_within_limit(size);
-        if !fits {
-            self.shared.counters.messages_dropped_too_large_total.increment();
-        }
-        fits
+    /// A packet that the client does not take is dropped as if it had been sent (MQTT-3.1.2-25).
+    fn check_size(&self, size: usize) -> Result<(), Unsent> {
+        if self.is_within_limit(size) { Ok(()) } else { Err(Unsent::TooLarge) }
     }
 
     fn is_within_limit(&self, size: usize) -> bool {
         self.session.client_maximum_packet_size().is_none_or(|most| size <= most as usize)
     }
 
-    fn delivered(&mut self) {
-        self.tally.packets_sent += 1;
-        self.tally.messages_sent += 1;
-    }
-
-    fn unencodable(&self, delivery: &Delivery) {
-        debug!(peer = %self.peer, topic = %delivery.message.topic(), "message fits no packet");
-        self.shared.counters.messages_dropped_unencodable_total.increment();
+    /// Counts what is not sent. A durable queue is told that the client is done with it: it would keep it for
+    /// ever.
+    fn give_up(&mut self, delivery: &Delivery, unsent: Unsent) {
+        let (counters, topic) = (&self.shared.counters, delivery.message.topic());
+        match unsent {
+            Unsent::Expired => counters.messages_dropped_expired_total.increment(),
+            Unsent::TooLarge => counters.messages_dropped_too_large_total.increment(),
+            Unsent::Unencodable => {
+                debug!(peer = %self.peer, %topic, "message fits no packet");
+                counters.messages_dropped_unencodable_total.increment();
+            }
+            Unsent::Unidentified => {
+                // what goes by the identifier is acknowledged by the client, not by us
+                error!(peer = %self.peer, %topic, packet_id = ?delivery.packet_id, "identifier is under way");
+                return;
+            }
+        }
+        if let (Some(packet_id), Some(attachment)) = (delivery.packet_id, &mut self.attachment) {
+            attachment.acknowledged(packet_id, Stage::Done);
+        }
     }
 }
 
@@ -132,7 +164,7 @@ fn own_publish(delivery: &Delivery, left: Option<u32>) -> Publish {
         Box::new(MessageProperties { message_expiry: left, ..properties.clone() })
     };
     Publish {
-        dup: false,
+        dup: delivery.dup,
         qos: delivery.qos,
         retain: delivery.retain,
         packet_id: (delivery.qos != QoS::AtMostOnce).then_some(PacketId::MIN),

@@ -1,7 +1,7 @@
 //! The loop that joins link, session and broker: one task per connection, the only writer of its link.
 //!
 //! Each turn does what can be done without waiting, a bounded amount of it: packets that came (`intake`),
-//! acknowledgements, deliveries (`delivery`), then one write. Then it waits for whatever makes more possible.
+//! deliveries (`delivery`), acknowledgements, then one write. Then it waits for whatever makes more possible.
 //! Back-pressure is what it does not wait for: it does not read while the client's packets or its own bytes
 //! have nowhere to go. Start at [`Connections::serve`].
 
@@ -16,7 +16,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tracing::debug;
-use zwerm_broker::{Admission, Attachment, Detach};
+use zwerm_broker::{Attachment, Detach};
 use zwerm_session::{Cause, Ending, Input, Session};
 use zwerm_wire::{Connect, Decoder, ReasonCode, Role};
 
@@ -26,6 +26,7 @@ use crate::counters::Tally;
 use crate::input;
 use crate::link::Link;
 use crate::output::Output;
+use crate::shares::Shares;
 
 /// SUBSCRIBE and UNSUBSCRIBE packets of one client that wait for the broker before no more is read.
 const MAX_ANSWERS: usize = 16;
@@ -63,6 +64,8 @@ pub(crate) struct Driver<L> {
     pub(crate) input: input::Input,
     pub(crate) output: Output,
     pub(crate) attachment: Option<Attachment>,
+    /// What another client gets if this one goes. Boxed: few connections have any.
+    pub(crate) shares: Option<Box<Shares>>,
     /// CONNECT that the broker has not been asked about.
     pub(crate) connect: Option<Box<Connect>>,
     /// The broker took the last message but has no room for another. Nothing is read until it has.
@@ -121,6 +124,7 @@ impl<L: Link> Driver<L> {
             input: input::Input::default(),
             output: Output::default(),
             attachment: None,
+            shares: None,
             connect: None,
             busy: false,
             answers: FuturesUnordered::new(),
@@ -156,8 +160,9 @@ impl<L: Link> Driver<L> {
     fn turn(&mut self, now: Instant) {
         self.heed_kick(now);
         self.take_packets(now);
-        self.take_accepted(now);
         self.take_deliveries(now);
+        // behind the deliveries, for those that cannot be sent are acknowledged
+        self.take_answers(now);
         self.write(now);
         self.tally.count(&self.shared.counters);
     }
@@ -236,7 +241,9 @@ impl<L: Link> Driver<L> {
                     session_present: attached.session_present,
                     assigned_client_id: attached.assigned_client_id,
                     session_expiry: attached.session_expiry,
-                    ..zwerm_session::Attached::default()
+                    durable: attached.durable,
+                    received: attached.received,
+                    released: attached.released,
                 })
             }
             Err(error) => {
@@ -275,11 +282,7 @@ impl<L: Link> Driver<L> {
         match wake {
             Wake::Stop => self.feed(Input::Kicked(ReasonCode::ServerShuttingDown), now),
             Wake::Readable => self.readable = true,
-            Wake::Bell => {
-                self.waiting = true;
-                let attachment = self.attachment.as_mut().filter(|_| self.busy);
-                self.busy = attachment.is_some_and(|attachment| attachment.admits() == Admission::Busy);
-            }
+            Wake::Bell => self.waiting = true,
             Wake::Writable => {}
             Wake::Answer(answer) => self.feed(answer, now),
             Wake::Deadline => {
@@ -298,9 +301,12 @@ impl<L: Link> Driver<L> {
         let cause = ending.cause;
         debug!(peer = %self.peer, ?cause, "connection ended");
         self.shared.counters.ended(cause);
-        let attachment = self.attachment;
+        let (attachment, shares) = (self.attachment, self.shares);
         let detach = async {
-            if let Some(attachment) = attachment {
+            if let Some(mut attachment) = attachment {
+                if let Some(shares) = shares {
+                    attachment.unacknowledged(shares.into_deliveries());
+                }
                 let Ending { fire_will, session_expiry, .. } = ending;
                 Box::pin(attachment.detach(Detach { fire_will, session_expiry })).await;
             }

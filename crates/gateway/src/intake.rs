@@ -6,9 +6,11 @@ use std::io;
 
 use tokio::time::Instant;
 use tracing::debug;
-use zwerm_broker::Admission;
+use zwerm_broker::{Admission, Attachment, Stage};
 use zwerm_session::{Input, Output};
-use zwerm_wire::{DecodeError, Packet, Protocol, Publish, ReasonCode, Subscribe, Unsubscribe, encode_within};
+use zwerm_wire::{
+    DecodeError, Packet, PacketId, Protocol, Publish, ReasonCode, Subscribe, Unsubscribe, encode_within,
+};
 
 use crate::driver::Driver;
 use crate::input::Filled;
@@ -30,7 +32,8 @@ impl<L: Link> Driver<L> {
                 Ok(Some(packet)) => {
                     left -= 1;
                     self.tally.packets_received += 1;
-                    self.tally.messages_received += u64::from(matches!(packet, Packet::Publish(_)));
+                    self.tally.messages_received += u32::from(matches!(packet, Packet::Publish(_)));
+                    self.note_share(&packet);
                     self.feed(Input::Packet(packet), now);
                 }
                 Ok(None) => {
@@ -38,6 +41,17 @@ impl<L: Link> Driver<L> {
                     self.input.settle();
                 }
                 Err(error) => self.malformed(error, now),
+            }
+        }
+    }
+
+    /// A client that answers a message of a shared subscription, whatever it says, is the one that got it
+    /// (MQTT-4.8.2-5 and -6).
+    fn note_share(&mut self, packet: &Packet) {
+        if let Some(shares) = &mut self.shares {
+            shares.answered(packet);
+            if shares.is_empty() {
+                self.shares = None;
             }
         }
     }
@@ -76,8 +90,8 @@ impl<L: Link> Driver<L> {
                 Output::Subscribe(subscribe) => self.subscribe(subscribe),
                 Output::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe),
                 Output::Send(packet) => self.send(&packet, now),
-                // only of durable sessions, which the broker does not attach yet
-                Output::Acknowledged { .. } | Output::Complete(_) => {}
+                Output::Acknowledged { packet_id, stage } => self.acknowledged(packet_id, stage),
+                Output::Complete(packet_id) => self.complete(packet_id),
                 // the loop sees that the session is closed and leaves
                 Output::Close => {}
             }
@@ -103,11 +117,45 @@ impl<L: Link> Driver<L> {
         self.answers.push(Box::pin(async move { Input::Unsubscribed { packet_id, reasons: reasons.await } }));
     }
 
-    /// Hands the session the broker's word on messages, in order of their arrival.
-    pub(crate) fn take_accepted(&mut self, now: Instant) {
-        while let Some(accepted) = self.attachment.as_mut().and_then(|attachment| attachment.next_accepted())
-        {
+    /// The client acknowledged a message of its durable queue. While the node holds no lease the broker keeps
+    /// it back.
+    fn acknowledged(&mut self, packet_id: PacketId, stage: zwerm_session::Stage) {
+        let Some(attachment) = &mut self.attachment else { return };
+        let stage = match stage {
+            zwerm_session::Stage::Received => Stage::Received,
+            zwerm_session::Stage::Done => Stage::Done,
+        };
+        attachment.acknowledged(packet_id, stage);
+    }
+
+    fn complete(&mut self, packet_id: PacketId) {
+        if let Some(attachment) = &mut self.attachment {
+            attachment.complete(packet_id);
+        }
+    }
+
+    /// Hands the session the broker's word on messages and on acknowledgements, each in order of their arrival.
+    pub(crate) fn take_answers(&mut self, now: Instant) {
+        while let Some(accepted) = self.attachment.as_mut().and_then(Attachment::next_accepted) {
             self.feed(Input::Accepted { packet_id: accepted.packet_id, reason: accepted.reason }, now);
+        }
+        if self.session.is_durable() {
+            self.take_commits(now);
+        }
+        // last, for what was asked for above may have made room
+        if self.busy {
+            let attachment = self.attachment.as_mut();
+            self.busy = attachment.is_some_and(|attachment| attachment.admits() == Admission::Busy);
+        }
+    }
+
+    /// What the shard of a durable session has committed.
+    fn take_commits(&mut self, now: Instant) {
+        while let Some(packet_id) = self.attachment.as_mut().and_then(Attachment::next_received) {
+            self.feed(Input::Received(packet_id), now);
+        }
+        while let Some((packet_id, reason)) = self.attachment.as_mut().and_then(Attachment::next_completed) {
+            self.feed(Input::Completed { packet_id, reason }, now);
         }
     }
 

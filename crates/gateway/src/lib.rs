@@ -16,6 +16,7 @@ mod link;
 mod listener;
 mod memory;
 mod output;
+mod shares;
 
 pub use config::{Config, ListenerConfig};
 pub use connections::Connections;

@@ -31,7 +31,7 @@ pub struct Session {
     pub(crate) outbound: Outbound,
     pub(crate) aliases_in: InboundAliases,
     pub(crate) aliases_out: OutboundAliases,
-    /// The broker keeps what is unacknowledged: see [`Attached::durable`](crate::Attached::durable).
+    /// As the broker attached it.
     pub(crate) durable: bool,
     /// At most two come of one input: a last word and the closing.
     outputs: SmallVec<[Output; 2]>,
@@ -146,6 +146,12 @@ impl Session {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.phase == Phase::Open
+    }
+
+    /// The broker keeps what is unacknowledged: see [`Attached::durable`](crate::Attached::durable).
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.durable
     }
 
     /// Nothing more will come out of it.
