@@ -39,7 +39,7 @@ async fn a_node_killed_in_mid_stream_stalls_no_publisher_and_costs_the_others_no
                 cluster.node_mut(3).kill().await?;
                 program.answer("killed").await?;
             }
-            Line::Event { event, seconds } if event == "stall" => stall = seconds,
+            Line::Event { event, seconds, .. } if event == "stall" => stall = seconds,
             Line::Event { .. } => {}
         }
     }

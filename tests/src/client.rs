@@ -86,13 +86,33 @@ pub struct Options {
     id: String,
     version: Version,
     will: Option<Will>,
+    durable: bool,
+    acknowledges_itself: bool,
 }
+
+/// What a durable client asks for in 5.0: an hour, longer than any test. (In 3.1.1 there is nothing to ask.)
+const SESSION_EXPIRY: u32 = 3_600;
 
 impl Options {
     /// A clean session with keep-alive 30 s.
     #[must_use]
     pub fn new(address: SocketAddr, id: &str, version: Version) -> Self {
-        Self { address, id: id.to_owned(), version, will: None }
+        let (will, durable, acknowledges_itself) = (None, false, false);
+        Self { address, id: id.to_owned(), version, will, durable, acknowledges_itself }
+    }
+
+    /// A session that outlives its connection and is continued if it is there.
+    #[must_use]
+    pub fn durable(mut self) -> Self {
+        self.durable = true;
+        self
+    }
+
+    /// The test acknowledges messages with [`Client::acknowledge`]; otherwise rumqttc does so at once.
+    #[must_use]
+    pub fn acknowledging_itself(mut self) -> Self {
+        self.acknowledges_itself = true;
+        self
     }
 
     /// The same with a will.
@@ -114,6 +134,10 @@ pub struct Message {
     pub qos: QoS,
     /// Retain flag of the delivery.
     pub retain: bool,
+    /// Whether it may have been sent before.
+    pub dup: bool,
+    /// Packet identifier; 0 for QoS 0.
+    pub packet_id: u16,
 }
 
 impl Message {
@@ -126,7 +150,8 @@ impl Message {
 
 /// What the connection's task tells.
 enum Event {
-    Connected,
+    /// CONNACK with whether a session is continued.
+    Connected(bool),
     /// SUBACK with whether all filters were granted.
     Subscribed(bool),
     Unsubscribed,
@@ -146,6 +171,7 @@ pub struct Client {
     inner: Inner,
     events: mpsc::Receiver<Event>,
     waiting: VecDeque<Message>,
+    session_present: bool,
     task: JoinHandle<()>,
 }
 
@@ -166,12 +192,19 @@ impl Client {
             Version::V311 => connect_v311(&options, sender),
             Version::V5 => connect_v5(&options, sender),
         };
-        let mut client = Self { inner, events, waiting: VecDeque::new(), task };
-        client
-            .expect("CONNACK", |event| matches!(event, Event::Connected))
+        let mut client = Self { inner, events, waiting: VecDeque::new(), session_present: false, task };
+        let connected = client
+            .expect("CONNACK", |event| matches!(event, Event::Connected(_)))
             .await
             .with_context(|| format!("connecting {} to {}", options.id, options.address))?;
+        client.session_present = matches!(connected, Event::Connected(true));
         Ok(client)
+    }
+
+    /// Whether the broker continues a session.
+    #[must_use]
+    pub fn session_present(&self) -> bool {
+        self.session_present
     }
 
     /// Subscribes and waits for SUBACK.
@@ -216,6 +249,54 @@ impl Client {
             self.expect("acknowledgement", |event| matches!(event, Event::Published))
                 .await
                 .with_context(|| format!("publishing to {topic}"))?;
+        }
+        Ok(())
+    }
+
+    /// Publishes all payloads in order, a window of them unacknowledged, and waits for every acknowledgement.
+    ///
+    /// # Errors
+    /// When one does not come.
+    pub async fn publish_all(
+        &mut self,
+        topic: &str,
+        payloads: impl IntoIterator<Item = Vec<u8>>,
+        qos: QoS,
+    ) -> Result<()> {
+        let mut waiting = 0;
+        for payload in payloads {
+            if waiting == WINDOW {
+                self.expect("acknowledgement", |event| matches!(event, Event::Published)).await?;
+                waiting -= 1;
+            }
+            match &self.inner {
+                Inner::V311(client) => client.publish(topic, qos.v4(), false, payload).await?,
+                Inner::V5(client) => client.publish(topic, qos.v5(), false, payload).await?,
+            }
+            waiting += u32::from(qos != QoS::Zero);
+        }
+        for _ in 0..waiting {
+            self.expect("acknowledgement", |event| matches!(event, Event::Published)).await?;
+        }
+        Ok(())
+    }
+
+    /// PUBACK or PUBREC of a message, when the client was told to leave that to the test.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn acknowledge(&mut self, message: &Message) -> Result<()> {
+        match &self.inner {
+            Inner::V311(client) => {
+                let mut publish = v4::Publish::new(&message.topic, message.qos.v4(), Vec::new());
+                publish.pkid = message.packet_id;
+                client.ack(&publish).await?;
+            }
+            Inner::V5(client) => {
+                let mut publish = m5::v5::Publish::new(&message.topic, message.qos.v5(), Bytes::new(), None);
+                publish.pkid = message.packet_id;
+                client.ack(&publish).await?;
+            }
         }
         Ok(())
     }
@@ -300,12 +381,16 @@ impl Drop for Client {
 
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const LARGEST: u32 = 8 << 20;
-/// Requests rumqttc queues.
-const REQUESTS: usize = 64;
+/// Requests rumqttc queues: more than the messages a broker sends unacknowledged, or its loop and the test,
+/// which acknowledges, could wait for each other.
+const REQUESTS: usize = 1_024;
+/// Messages published and not yet acknowledged; fewer than the events that fit.
+const WINDOW: u32 = 32;
 
 fn connect_v311(options: &Options, events: mpsc::Sender<Event>) -> (Inner, JoinHandle<()>) {
     let mut raw = v4::MqttOptions::new(&options.id, options.address.ip().to_string(), options.address.port());
     raw.set_keep_alive(KEEP_ALIVE).set_max_packet_size(LARGEST as usize, LARGEST as usize);
+    raw.set_clean_session(!options.durable).set_manual_acks(options.acknowledges_itself);
     if let Some(will) = &options.will {
         raw.set_last_will(v4::LastWill::new(
             &will.topic,
@@ -333,6 +418,8 @@ fn connect_v311(options: &Options, events: mpsc::Sender<Event>) -> (Inner, JoinH
 fn connect_v5(options: &Options, events: mpsc::Sender<Event>) -> (Inner, JoinHandle<()>) {
     let mut raw = v5::MqttOptions::new(&options.id, options.address.ip().to_string(), options.address.port());
     raw.set_keep_alive(KEEP_ALIVE).set_max_packet_size(Some(LARGEST));
+    raw.set_clean_start(!options.durable).set_manual_acks(options.acknowledges_itself);
+    raw.set_session_expiry_interval(options.durable.then_some(SESSION_EXPIRY));
     if let Some(will) = &options.will {
         let (topic, qos) = (&will.topic, will.qos.v5());
         raw.set_last_will(m5::v5::LastWill::new(topic, will.payload.as_bytes(), qos, will.retain, None));
@@ -362,7 +449,7 @@ async fn forward(events: &mpsc::Sender<Event>, event: Option<Event>) -> bool {
 
 fn from_v311(packet: v4::Packet) -> Option<Event> {
     match packet {
-        v4::Packet::ConnAck(_) => Some(Event::Connected),
+        v4::Packet::ConnAck(ack) => Some(Event::Connected(ack.session_present)),
         v4::Packet::SubAck(ack) => Some(Event::Subscribed(
             ack.return_codes.iter().all(|code| matches!(code, v4::SubscribeReasonCode::Success(_))),
         )),
@@ -373,6 +460,8 @@ fn from_v311(packet: v4::Packet) -> Option<Event> {
             payload: publish.payload,
             qos: QoS::from_number(publish.qos as u8),
             retain: publish.retain,
+            dup: publish.dup,
+            packet_id: publish.pkid,
         })),
         _ => None,
     }
@@ -381,7 +470,7 @@ fn from_v311(packet: v4::Packet) -> Option<Event> {
 fn from_v5(packet: m5::v5::Packet) -> Option<Event> {
     use m5::v5::{Packet, SubscribeReasonCode};
     match packet {
-        Packet::ConnAck(_) => Some(Event::Connected),
+        Packet::ConnAck(ack) => Some(Event::Connected(ack.session_present)),
         Packet::SubAck(ack) => Some(Event::Subscribed(
             ack.return_codes.iter().all(|code| matches!(code, SubscribeReasonCode::Success(_))),
         )),
@@ -392,6 +481,8 @@ fn from_v5(packet: m5::v5::Packet) -> Option<Event> {
             payload: publish.payload,
             qos: QoS::from_number(publish.qos as u8),
             retain: publish.retain,
+            dup: publish.dup,
+            packet_id: publish.pkid,
         })),
         _ => None,
     }

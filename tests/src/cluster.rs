@@ -30,11 +30,19 @@ impl Cluster {
     /// # Errors
     /// When one of them does not get ready.
     pub async fn start(nodes: u16) -> Result<Self> {
+        Self::start_with(nodes, &[]).await
+    }
+
+    /// The same with some configuration, each as `section.key=value`.
+    ///
+    /// # Errors
+    /// When one of them does not get ready.
+    pub async fn start_with(nodes: u16, settings: &[&str]) -> Result<Self> {
         let turn = Turn::wait().await?;
         let ports = PortBlock::reserve()?;
         let dir = TempDir::with_prefix("zwerm-cluster-")?;
         let members: Result<Vec<Node>> =
-            (1..=nodes).map(|number| Node::configure(number, nodes, dir.path(), &ports)).collect();
+            (1..=nodes).map(|number| Node::configure(number, nodes, dir.path(), &ports, settings)).collect();
         let mut cluster = Self { nodes: members?, finished: false, _ports: ports, dir, _turn: turn };
         for node in &mut cluster.nodes {
             node.start()?;

@@ -2,6 +2,7 @@
 //!
 //! Knows their flags and what they print with `-d`. Start at [`MosquittoSub::start`] and [`mosquitto_pub`].
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::process::Stdio;
 
@@ -20,7 +21,12 @@ const FORMAT: &str = "GOT %t %r %q %p";
 pub struct MosquittoSub {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
+    /// Messages that came before SUBACK: those of a session that is continued.
+    early: VecDeque<String>,
 }
+
+/// What a printed message begins with.
+const GOT: &str = "GOT ";
 
 impl MosquittoSub {
     /// Subscribes and waits for SUBACK. `version` is `31`, `311` or `5`; `more` are further flags.
@@ -48,7 +54,7 @@ impl MosquittoSub {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().context("starting mosquitto_sub: run ./tests/prepare")?;
         let stdout = child.stdout.take().context("no standard output")?;
-        let mut started = Self { child, lines: BufReader::new(stdout).lines() };
+        let mut started = Self { child, lines: BufReader::new(stdout).lines(), early: VecDeque::new() };
         let granted = started.line_with("Subscribed (mid").await?;
         ensure!(granted.trim_end().ends_with(&qos.to_string()), "granted: {granted}");
         Ok(started)
@@ -59,8 +65,11 @@ impl MosquittoSub {
     /// # Errors
     /// When none comes in time.
     pub async fn next(&mut self) -> Result<String> {
-        let line = self.line_with("GOT ").await?;
-        Ok(line.trim_start_matches("GOT ").to_owned())
+        let line = match self.early.pop_front() {
+            Some(line) => line,
+            None => self.line_with(GOT).await?,
+        };
+        Ok(line.trim_start_matches(GOT).to_owned())
     }
 
     /// `kill -9`.
@@ -76,6 +85,9 @@ impl MosquittoSub {
             while let Some(line) = self.lines.next_line().await? {
                 if line.contains(mark) {
                     return Ok(line);
+                }
+                if line.starts_with(GOT) {
+                    self.early.push_back(line);
                 }
             }
             bail!("mosquitto_sub ended before it printed {mark:?}")

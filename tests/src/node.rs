@@ -25,21 +25,31 @@ pub struct Node {
     dir: PathBuf,
     mqtt: SocketAddr,
     http: SocketAddr,
+    settings: Vec<String>,
     child: Option<Child>,
 }
 
 impl Node {
-    /// Writes the configuration of node `number` (from 1) of `nodes`; starts nothing.
+    /// Writes the configuration of node `number` (from 1) of `nodes`; starts nothing. `settings` are further keys,
+    /// each as `section.key=value`.
     ///
     /// # Errors
     /// When the folder cannot be written.
-    pub fn configure(number: u16, nodes: u16, base: &Path, ports: &PortBlock) -> Result<Self> {
+    pub fn configure(
+        number: u16,
+        nodes: u16,
+        base: &Path,
+        ports: &PortBlock,
+        settings: &[&str],
+    ) -> Result<Self> {
         let dir = base.join(format!("node-{number}"));
         fs::create_dir_all(&dir)?;
         let port = |node: u16, which: u16| {
             SocketAddr::from((Ipv4Addr::LOCALHOST, ports.port((node - 1) * PORTS_PER_NODE + which)))
         };
-        let node = Self { number, dir, mqtt: port(number, 0), http: port(number, 1), child: None };
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let (mqtt, http) = (port(number, 0), port(number, 1));
+        let node = Self { number, dir, mqtt, http, settings, child: None };
         let peers: Vec<String> = (1..=nodes).map(|peer| port(peer, 2).to_string()).collect();
         fs::write(node.config_path(), node.config(port(number, 2), &peers))?;
         Ok(node)
@@ -47,7 +57,7 @@ impl Node {
 
     fn config(&self, cluster: SocketAddr, peers: &[String]) -> String {
         let Self { number, mqtt, http, .. } = self;
-        let data = self.dir.join("data");
+        let data = self.data_dir();
         let nodes = peers.len();
         format!(
             "[node]\nname = \"node-{number}\"\ndata_dir = {data:?}\n\n\
@@ -72,6 +82,7 @@ impl Node {
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = Command::new(zwerm_binary()?);
         command.arg("serve").arg("--config").arg(self.config_path());
+        command.args(self.settings.iter().flat_map(|setting| ["--set", setting.as_str()]));
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ZWERM_"))
         {
             command.env_remove(name);
@@ -104,6 +115,16 @@ impl Node {
             bail!("node {number} ended with {status}");
         }
         Ok(took)
+    }
+
+    /// What it answers to `/api/v1/status`.
+    ///
+    /// # Errors
+    /// When it does not, or not in JSON.
+    pub async fn status(&self) -> Result<serde_json::Value> {
+        let answer = get(self.http, "/api/v1/status").await?;
+        ensure!(answer.status == 200, "node {} answered {}", self.number, answer.status);
+        serde_json::from_str(&answer.body).context("the status is no JSON")
     }
 
     /// `kill -9`, and waits until the process is gone.
@@ -150,6 +171,12 @@ impl Node {
     #[must_use]
     pub fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    /// Where it keeps its data.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
     }
 
     /// The file all output goes to.

@@ -40,6 +40,8 @@ pub enum Line {
         event: String,
         /// Seconds, for a measurement.
         seconds: Option<f64>,
+        /// Which node, from 1, for a request to kill or to start one.
+        node: Option<usize>,
     },
 }
 
