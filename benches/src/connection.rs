@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 
 use anyhow::{Result, bail, ensure};
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use mqttbytes::QoS;
 use mqttbytes::v4::{self, Packet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,16 +28,32 @@ impl Connection {
     /// # Errors
     /// When the broker does not answer or refuses.
     pub async fn open(address: SocketAddr, client_id: &str) -> Result<Self> {
+        let (connection, _) = Self::connect(address, client_id, true).await?;
+        Ok(connection)
+    }
+
+    /// Connects with a durable session and waits for CONNACK; says whether the session was there.
+    ///
+    /// # Errors
+    /// When the broker does not answer or refuses.
+    pub async fn resume(address: SocketAddr, client_id: &str) -> Result<(Self, bool)> {
+        Self::connect(address, client_id, false).await
+    }
+
+    async fn connect(address: SocketAddr, client_id: &str, clean_session: bool) -> Result<(Self, bool)> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         // Small to begin with: thousands of idle connections are opened with these buffers.
         let mut connection = Self { stream, input: BytesMut::with_capacity(64), output: BytesMut::new() };
         let mut connect = v4::Connect::new(client_id);
         connect.keep_alive = 0;
+        connect.clean_session = clean_session;
         connection.queue(&Packet::Connect(connect))?;
         connection.flush().await?;
         match connection.receive().await? {
-            Packet::ConnAck(ack) if ack.code == v4::ConnectReturnCode::Success => Ok(connection),
+            Packet::ConnAck(ack) if ack.code == v4::ConnectReturnCode::Success => {
+                Ok((connection, ack.session_present))
+            }
             other => bail!("refused with {other:?}"),
         }
     }
@@ -55,6 +71,19 @@ impl Connection {
             Packet::SubAck(_) => Ok(()),
             other => bail!("{other:?} instead of SUBACK"),
         }
+    }
+
+    /// Says goodbye, and waits until the broker has closed the connection.
+    ///
+    /// # Errors
+    /// When the connection breaks otherwise.
+    pub async fn close(mut self) -> Result<()> {
+        self.output.put_slice(&[0xe0, 0]);
+        self.flush().await?;
+        while self.stream.read_buf(&mut self.input).await? > 0 {
+            self.input.clear();
+        }
+        Ok(())
     }
 
     /// Appends a packet to what the next flush writes.

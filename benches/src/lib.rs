@@ -7,7 +7,11 @@
 mod connection;
 mod delivery;
 mod process;
+mod publisher;
+mod subscriber;
 
 pub use connection::Connection;
 pub use delivery::{Delivery, Stamp};
-pub use process::{cpu_seconds, raise_open_files, resident_bytes};
+pub use process::{cpu_seconds, peak_resident_bytes, raise_open_files, resident_bytes};
+pub use publisher::Publisher;
+pub use subscriber::collect;

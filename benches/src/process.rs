@@ -11,9 +11,23 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 /// # Errors
 /// When there is no such process.
 pub fn resident_bytes(pid: u32) -> Result<u64> {
+    from_status(pid, "VmRSS:")
+}
+
+/// The most resident memory that it ever had, in bytes (`VmHWM`).
+///
+/// # Errors
+/// When there is no such process.
+pub fn peak_resident_bytes(pid: u32) -> Result<u64> {
+    from_status(pid, "VmHWM:")
+}
+
+fn from_status(pid: u32, what: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")?;
+    let line =
+        status.lines().find_map(|line| line.strip_prefix(what)).with_context(|| format!("no {what}"))?;
+    let kib: u64 =
+        line.trim().trim_end_matches(" kB").parse().with_context(|| format!("{what} is no number"))?;
     Ok(kib * 1024)
 }
 
@@ -49,6 +63,7 @@ mod tests {
     fn this_process_has_memory_and_time() {
         let pid = std::process::id();
         assert!(resident_bytes(pid).unwrap() > 100_000);
+        assert!(peak_resident_bytes(pid).unwrap() > 100_000);
         cpu_seconds(pid).unwrap();
     }
 }

@@ -59,8 +59,9 @@ class Client:
         self._register()
         if will is not None:
             self.paho.will_set(**will)
-        extra = {"clean_start": clean, "properties": connect_properties} if v5 else {}
-        self.paho.connect(endpoint[0], endpoint[1], keepalive, **extra)
+        self.keepalive = keepalive
+        self._extra = {"clean_start": clean, "properties": connect_properties} if v5 else {}
+        self.paho.connect(endpoint[0], endpoint[1], keepalive, **self._extra)
         self.paho.loop_start()
         if not self.connected.wait(DEADLINE):
             raise Timeout(f"no CONNACK from {endpoint}")
@@ -160,6 +161,21 @@ class Client:
         if not self.disconnected.wait(DEADLINE):
             raise Timeout(f"{self.endpoint} kept the connection")
         return self.disconnect_reason
+
+    def move(self, endpoint):
+        """Connects the same client, with what it has not finished, to another node; returns whether the broker
+        continues its session. The client must not have asked for a clean start."""
+        self.paho.loop_stop()
+        self.endpoint = endpoint
+        self.connected.clear()
+        self.disconnected.clear()
+        self.paho.connect(endpoint[0], endpoint[1], self.keepalive, **self._extra)
+        self.paho.loop_start()
+        if not self.connected.wait(DEADLINE):
+            raise Timeout(f"no CONNACK from {endpoint}")
+        if self.connect_reason != 0:
+            raise Timeout(f"refused by {endpoint}: {self.connect_reason}")
+        return self.session_present
 
     def cut(self, reset=False):
         """Drops the connection without a DISCONNECT: by FIN, or by RST with `reset`."""

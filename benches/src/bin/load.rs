@@ -7,17 +7,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use mqttbytes::QoS;
-use mqttbytes::v4::{Packet, PubAck, PubComp, PubRec, PubRel, Publish};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
-use zwerm_benches::{Connection, Delivery, Stamp, cpu_seconds, raise_open_files};
+use zwerm_benches::{Connection, Delivery, Publisher, collect, cpu_seconds, raise_open_files};
 use zwerm_tests::Cluster;
 
-/// A subscriber that hears nothing for so long counts what is missing as lost.
-const SILENCE: Duration = Duration::from_secs(10);
 /// Unacknowledged messages of a publisher; for QoS 0 the messages of one write.
 const WINDOW: u32 = 64;
 
@@ -57,6 +53,11 @@ impl Arguments {
             1 => QoS::AtLeastOnce,
             _ => QoS::ExactlyOnce,
         }
+    }
+
+    fn publisher(&self, number: u32) -> Publisher {
+        let Self { size, messages, .. } = *self;
+        Publisher { number, topic: format!("load/{number}"), qos: self.qos(), size, messages, window: WINDOW }
     }
 
     fn filter(&self, subscriber: u32) -> String {
@@ -99,7 +100,7 @@ async fn measure(arguments: &Arguments, endpoints: &[SocketAddr], pids: &[u32]) 
     let began = Instant::now();
     for number in 0..arguments.publishers {
         let connection = Connection::open(place(number), &format!("load-p{number}")).await?;
-        publishers.spawn(publish(connection, number, Arc::clone(&shared), start));
+        publishers.spawn(arguments.publisher(number).run(connection, start));
     }
     while let Some(done) = publishers.join_next().await {
         done??;
@@ -123,81 +124,13 @@ fn cpu_of(pids: &[u32]) -> Result<Vec<Duration>> {
     pids.iter().map(|pid| cpu_seconds(*pid)).collect()
 }
 
-async fn publish(
-    mut connection: Connection,
-    number: u32,
-    arguments: Arc<Arguments>,
-    start: Instant,
-) -> Result<()> {
-    let topic = format!("load/{number}");
-    let qos = arguments.qos();
-    let (mut sent, mut done) = (0, 0);
-    while done < arguments.messages {
-        let room = if qos == QoS::AtMostOnce { WINDOW } else { WINDOW - (sent - done) };
-        let upto = arguments.messages.min(sent + room);
-        for sequence in sent..upto {
-            let stamp = Stamp { publisher: number, sequence, sent: start.elapsed() };
-            let mut packet = Publish::new(&topic, qos, stamp.payload(arguments.size));
-            packet.pkid = packet_id(sequence);
-            connection.queue(&Packet::Publish(packet))?;
-        }
-        sent = upto;
-        connection.flush().await?;
-        if qos == QoS::AtMostOnce {
-            done = sent;
-        } else {
-            done += acknowledged(&mut connection).await?;
-        }
-    }
-    connection.flush().await
-}
-
-/// An id no message on its way has: the window is much smaller than the range.
-fn packet_id(sequence: u32) -> u16 {
-    u16::try_from(sequence % 65_535 + 1).unwrap_or(1)
-}
-
-/// Waits for packets of the broker; counts the messages they complete.
-async fn acknowledged(connection: &mut Connection) -> Result<u32> {
-    let mut done = 0;
-    let mut next = Some(connection.receive().await?);
-    while let Some(packet) = next {
-        match packet {
-            Packet::PubAck(_) | Packet::PubComp(_) => done += 1,
-            Packet::PubRec(ack) => connection.queue(&Packet::PubRel(PubRel::new(ack.pkid)))?,
-            other => bail!("a publisher got {other:?}"),
-        }
-        next = connection.received()?;
-    }
-    Ok(done)
-}
-
 async fn subscribe(
     mut connection: Connection,
     arguments: Arc<Arguments>,
     start: Instant,
 ) -> Result<Delivery> {
     let mut delivery = Delivery::new(arguments.publishers as usize, arguments.messages as usize)?;
-    while delivery.received < arguments.expected() {
-        let Ok(received) = timeout(SILENCE, connection.receive()).await else { break };
-        let mut next = Some(received.context("a subscriber")?);
-        while let Some(packet) = next {
-            match packet {
-                Packet::Publish(publish) => {
-                    delivery.record(&publish.payload, start.elapsed())?;
-                    match publish.qos {
-                        QoS::AtMostOnce => {}
-                        QoS::AtLeastOnce => connection.queue(&Packet::PubAck(PubAck::new(publish.pkid)))?,
-                        QoS::ExactlyOnce => connection.queue(&Packet::PubRec(PubRec::new(publish.pkid)))?,
-                    }
-                }
-                Packet::PubRel(ack) => connection.queue(&Packet::PubComp(PubComp::new(ack.pkid)))?,
-                other => bail!("a subscriber got {other:?}"),
-            }
-            next = connection.received()?;
-        }
-        connection.flush().await?;
-    }
+    collect(&mut connection, &mut delivery, arguments.expected(), start).await?;
     Ok(delivery)
 }
 

@@ -187,6 +187,15 @@ pub struct GroupRow {
     pub clients: Option<u64>,
     /// Retained messages of a shard; `None` for the control group.
     pub retained: Option<u64>,
+    /// Durable sessions of a shard, connected or not; `None` for the control group.
+    pub sessions: Option<u64>,
+    /// Those whose client is not connected.
+    pub waiting: Option<u64>,
+    /// QoS 1 and 2 messages in the queues of those sessions, not acknowledged by their clients; one that waits for
+    /// several sessions counts for each.
+    pub queued_messages: Option<u64>,
+    /// Bytes of their topics and payloads, likewise.
+    pub queued_bytes: Option<u64>,
 }
 
 /// How far a follower is behind.
@@ -248,6 +257,9 @@ pub struct Rates {
 pub struct Storage {
     /// `fsync` or `os`.
     pub sync: String,
+    /// What was acknowledged is there after the machine lost its power. False with `os`: then only the end of the
+    /// process is survived.
+    pub survives_power_loss: bool,
     /// Bytes on disk, `None` when they could not be counted.
     pub size_bytes: Option<u64>,
 }

@@ -50,10 +50,14 @@ impl NodeView for Scripted {
                 lag: vec![Lag { node: NodeId(2), entries: 1 }],
                 clients: Some(4),
                 retained: Some(5),
+                sessions: Some(3),
+                waiting: Some(2),
+                queued_messages: Some(20_000),
+                queued_bytes: None,
             }],
             sessions: Sessions { connected: 2, subscriptions: 3, routes: 4 },
             totals: self.totals(),
-            storage: Storage { sync: "fsync".into(), size_bytes: Some(4096) },
+            storage: Storage { sync: "fsync".into(), survives_power_loss: true, size_bytes: Some(4096) },
         }
     }
 

@@ -42,7 +42,7 @@ fn wall_clock_ms() -> u64 {
 
 /// The broker.
 pub(crate) fn broker(config: &Config) -> zwerm_broker::Config {
-    use zwerm_broker::{Overlapping, QueueLimits, SharedStrategy};
+    use zwerm_broker::{Overlapping, QueueFull, QueueLimits, SessionQueue, SharedStrategy};
     let mqtt = &config.mqtt;
     let defaults = zwerm_broker::Config::default();
     zwerm_broker::Config {
@@ -51,6 +51,15 @@ pub(crate) fn broker(config: &Config) -> zwerm_broker::Config {
             bytes: usize::try_from(mqtt.max_queued_bytes.0).unwrap_or(usize::MAX),
             ..defaults.queue
         },
+        session_queue: SessionQueue {
+            messages: mqtt.session_queue_messages,
+            bytes: mqtt.session_queue_bytes.0,
+            full: match mqtt.session_queue_full {
+                config::QueueFull::DropOldest => QueueFull::DropOldest,
+                config::QueueFull::DropNewest => QueueFull::DropNewest,
+            },
+        },
+        max_inflight: mqtt.max_inflight.get(),
         overlapping: match mqtt.overlapping {
             config::Overlapping::Each => Overlapping::Each,
             config::Overlapping::Merged => Overlapping::Merged,

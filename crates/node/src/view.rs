@@ -13,8 +13,10 @@ use zwerm_admin::{
 use zwerm_broker::Broker;
 use zwerm_cluster::{ClusterStatus, Formed, GroupId, GroupStatus, Role};
 use zwerm_gateway::Counters;
+use zwerm_machine::Shard;
 use zwerm_store::{Engine, SledEngine};
 
+use crate::config::SyncMode;
 use crate::identity::Identity;
 
 const CONTROL: GroupId = GroupId(0);
@@ -27,7 +29,7 @@ pub(crate) struct View {
     started: Instant,
     broker: Broker,
     gateway: Arc<Counters>,
-    sync: String,
+    sync: SyncMode,
     engine: Arc<SledEngine>,
     stopping: CancellationToken,
 }
@@ -37,7 +39,7 @@ impl View {
         identity: &Identity,
         broker: Broker,
         gateway: Arc<Counters>,
-        (sync, engine): (String, Arc<SledEngine>),
+        (sync, engine): (SyncMode, Arc<SledEngine>),
         stopping: CancellationToken,
     ) -> Self {
         let (id, name) = (identity.id, identity.name.clone());
@@ -81,6 +83,10 @@ impl View {
             lag: group.matched.iter().filter(|(node, _)| **node != self.id).map(follower).collect(),
             clients: view.as_ref().map(|view| view.clients() as u64),
             retained: view.as_ref().map(|view| view.retained_count() as u64),
+            sessions: view.as_ref().map(|view| view.sessions() as u64),
+            waiting: view.as_ref().map(|view| waiting(view)),
+            queued_messages: view.as_ref().map(|view| view.queued_messages()),
+            queued_bytes: view.as_ref().map(|view| view.queued_bytes()),
         }
     }
 }
@@ -130,7 +136,11 @@ impl NodeView for View {
                 routes: cluster.routes as u64,
             },
             totals: self.totals(),
-            storage: Storage { sync: self.sync.clone(), size_bytes: self.engine.size_on_disk().ok() },
+            storage: Storage {
+                sync: self.sync.as_str().to_owned(),
+                survives_power_loss: self.sync == SyncMode::Fsync,
+                size_bytes: self.engine.size_on_disk().ok(),
+            },
         }
     }
 
@@ -152,6 +162,7 @@ impl NodeView for View {
             messages_dropped: dropped_by_gateway
                 + broker.dropped_queue_full.get()
                 + broker.dropped_expired.get()
+                + broker.dropped_no_member.get()
                 + lanes,
             bytes_in: gateway.bytes_received_total.get(),
             bytes_out: gateway.bytes_sent_total.get(),
@@ -169,10 +180,15 @@ impl NodeView for View {
         self.connection_metrics(out);
         self.message_metrics(out);
         cluster_metrics(&cluster, out);
+        self.session_metrics(&cluster, out);
         if let Ok(bytes) = self.engine.size_on_disk() {
             out.gauge("store_size_bytes", "the database on disk", bytes as f64);
         }
-        out.gauges("store_sync_info", "how commits become durable", [([("mode", self.sync.as_str())], 1.0)]);
+        out.gauges(
+            "store_sync_info",
+            "how commits become durable; os is the weaker mode, which a failure of the machine makes forget",
+            [([("mode", self.sync.as_str())], 1.0)],
+        );
     }
 }
 
@@ -225,11 +241,6 @@ impl View {
             "messages of shared subscriptions given to another member",
             broker.redispatched.get(),
         );
-        out.counter(
-            "shared_dropped",
-            "messages of shared subscriptions dropped because all members went at once",
-            broker.dropped_no_member.get(),
-        );
         let lanes =
             self.broker.cluster().lanes.counters().dropped_full.load(std::sync::atomic::Ordering::Relaxed);
         let expired = broker.dropped_expired.get() + gateway.messages_dropped_expired_total.get();
@@ -239,6 +250,7 @@ impl View {
             ([("reason", "expired")], expired),
             ([("reason", "too_large")], gateway.messages_dropped_too_large_total.get()),
             ([("reason", "unencodable")], gateway.messages_dropped_unencodable_total.get()),
+            ([("reason", "no_member")], broker.dropped_no_member.get()),
         ];
         out.counters("messages_dropped", "copies not delivered, by reason", dropped);
         let kicked = [
@@ -247,6 +259,38 @@ impl View {
         ];
         out.counters("clients_kicked", "clients disconnected by the broker, by reason", kicked);
     }
+}
+
+impl View {
+    /// Durable sessions of the shards that this node leads: each shard is in one node's page.
+    fn session_metrics(&self, cluster: &ClusterStatus, out: &mut Exposition) {
+        let led: Vec<(String, Arc<Shard>)> = cluster
+            .groups
+            .iter()
+            .filter(|group| group.state == Role::Leader)
+            .filter_map(|group| {
+                let shard = group.id.0.checked_sub(1)?;
+                Some((shard.to_string(), self.broker.cluster().shard_view(shard)?.state()))
+            })
+            .collect();
+        let mut family = |name: &str, help: &str, of: &dyn Fn(&Shard) -> u64| {
+            let samples = led.iter().map(|(shard, state)| ([("shard", shard.as_str())], of(state) as f64));
+            out.gauges(name, help, samples);
+        };
+        family("durable_sessions", "durable sessions, connected or not", &|shard| shard.sessions() as u64);
+        family("durable_sessions_waiting", "durable sessions whose client is not connected", &waiting);
+        family(
+            "session_queue_messages",
+            "QoS 1 and 2 messages that durable sessions have not acknowledged",
+            &Shard::queued_messages,
+        );
+        family("session_queue_bytes", "their topics and payloads", &Shard::queued_bytes);
+    }
+}
+
+/// Durable sessions whose client is not connected.
+fn waiting(shard: &Shard) -> u64 {
+    shard.entries().filter(|(_, entry)| entry.is_durable() && !entry.owner.connected).count() as u64
 }
 
 fn cluster_metrics(cluster: &ClusterStatus, out: &mut Exposition) {

@@ -242,29 +242,29 @@ const MQTT: &[Key<Config>] = &[
         ),
     ),
     within(
-        1,
+        0,
         1_000_000_000,
         &key(
             "session_queue_messages",
             |c| &mut c.mqtt.session_queue_messages,
             "QoS 1 and 2 messages that wait on disk for one durable session, those included that it has not acknowledged yet. \
-             Fixed for a session by the node it connects to.",
+             The node that a client connects to sets the bounds of its session. 0: no bound.",
         ),
     ),
     within(
-        1 << 10,
+        0,
         1 << 50,
         &key(
             "session_queue_bytes",
             |c| &mut c.mqtt.session_queue_bytes,
-            "Bytes of their topics and payloads, likewise.",
+            "Bytes of their topics and payloads, likewise. 0: no bound.",
         ),
     ),
     key(
         "session_queue_full",
         |c| &mut c.mqtt.session_queue_full,
         "What gives way when a message finds the queue of a durable session full; it is counted \
-         (`zwerm_session_messages_dropped_total`).",
+         (`zwerm_messages_dropped_total{reason=\"session_queue_full\"}`).",
     ),
     key(
         "shared_strategy",

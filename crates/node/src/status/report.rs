@@ -122,6 +122,10 @@ pub(super) mod tests {
             lag: if state == GroupState::Leader { vec![Lag { node: NodeId(2), entries: 3 }] } else { vec![] },
             clients: (name != "control").then_some(4),
             retained: (name != "control").then_some(5),
+            sessions: (name != "control").then_some(3),
+            waiting: (name != "control").then_some(2),
+            queued_messages: (name != "control").then_some(20_000),
+            queued_bytes: (name != "control").then_some(5_240_000),
         }
     }
 
@@ -161,7 +165,11 @@ pub(super) mod tests {
                 ],
                 sessions: Sessions { connected: 10 * id, subscriptions: 20, routes: 12 },
                 totals: Totals::default(),
-                storage: Storage { sync: "fsync".into(), size_bytes: Some(1_500_000) },
+                storage: Storage {
+                    sync: if id == 1 { "fsync".into() } else { "os".into() },
+                    survives_power_loss: id == 1,
+                    size_bytes: Some(1_500_000),
+                },
             },
             rates: Rates { messages_in: 1234.5, ..Rates::default() },
         }

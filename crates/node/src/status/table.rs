@@ -24,6 +24,16 @@ pub(super) fn draw(report: &Report) -> String {
         if let Some(reasons) = reasons.filter(|reasons| !reasons.is_empty()) {
             line(&mut page, &format!("{} is not ready: {}", node.name, reasons.join(", ")));
         }
+        let storage = node.status.as_ref().map(|status| &status.known.storage);
+        if let Some(storage) = storage.filter(|storage| !storage.survives_power_loss) {
+            line(
+                &mut page,
+                &format!(
+                    "{} is WEAKER: storage.sync = {:?}, so what it acknowledged is lost if its machine fails",
+                    node.name, storage.sync
+                ),
+            );
+        }
     }
     if !report.groups.is_empty() {
         page.push('\n');
@@ -41,11 +51,17 @@ fn headline(report: &Report) -> String {
     let up = report.nodes.iter().filter(|node| state(node) == "up").count();
     let routes = report.answers().map(|status| status.known.sessions.routes).max().unwrap_or(0);
     let connected: u64 = report.answers().map(|status| status.known.sessions.connected).sum();
-    let retained: u64 = report.groups.iter().filter_map(|group| group.retained).sum();
+    let sum = |of: fn(&GroupRow) -> Option<u64>| report.groups.iter().filter_map(of).sum::<u64>();
     format!(
-        "cluster {}: {up} of {} nodes up, {connected} clients connected, {routes} routes, {retained} retained messages\n",
+        "cluster {}: {up} of {} nodes up, {connected} clients connected, {routes} routes, {} retained messages\n\
+         {} durable sessions ({} not connected), {} messages queued for them ({})\n",
         report.cluster_id.as_deref().unwrap_or("(not formed yet)"),
-        report.nodes.len()
+        report.nodes.len(),
+        sum(|group| group.retained),
+        sum(|group| group.sessions),
+        sum(|group| group.waiting),
+        sum(|group| group.queued_messages),
+        size(sum(|group| group.queued_bytes)),
     )
 }
 
@@ -73,6 +89,7 @@ fn nodes(report: &Report) -> String {
         ">CONN/S",
         ">DROPPED",
         ">DISK",
+        "<SYNC",
         ">UPTIME",
         "<MQTT",
         "<ID",
@@ -99,6 +116,7 @@ fn nodes(report: &Report) -> String {
             told(&|status| rate(status.rates.connects)),
             told(&|status| status.known.totals.messages_dropped.to_string()),
             told(&|status| status.known.storage.size_bytes.map_or(UNKNOWN.to_owned(), size)),
+            told(&|status| status.known.storage.sync.clone()),
             told(&|status| uptime(status.known.node.uptime_s)),
             node.member.as_ref().map_or_else(|| "-".to_owned(), |member| member.mqtt_addr.clone()),
             node.id.to_string(),
@@ -118,6 +136,10 @@ fn groups(report: &Report) -> String {
         ">SNAPSHOT",
         ">CLIENTS",
         ">RETAINED",
+        ">SESSIONS",
+        ">AWAY",
+        ">QUEUED",
+        ">BYTES",
         "<VOTERS",
         "<LAG",
     ]);
@@ -134,6 +156,10 @@ fn groups(report: &Report) -> String {
             position(group.snapshot),
             position(group.clients),
             position(group.retained),
+            position(group.sessions),
+            position(group.waiting),
+            position(group.queued_messages),
+            group.queued_bytes.map_or_else(|| "-".to_owned(), size),
             voters.join(" "),
             lag(report, group),
         ]);
@@ -236,17 +262,19 @@ mod tests {
         let page = draw(&report());
         let wanted = "\
 cluster 5f2c: 2 of 3 nodes up, 30 clients connected, 12 routes, 10 retained messages
+6 durable sessions (4 not connected), 40000 messages queued for them (10.5 MB)
 
-NODE    STATE  CONTROL  CLIENTS  SUBS  MSG IN/S  MSG OUT/S  KIN/S  KOUT/S  CONN/S  DROPPED    DISK  UPTIME  MQTT            ID
-node-1  up     leader        10    20      1234          0      0       0       0        0  1.5 MB   1h01m  127.0.0.1:1883  0000000000000001
-node-2  up     voter         20    20      1234          0      0       0       0        0  1.5 MB   1h01m  127.0.0.1:1884  0000000000000002
-node-3  down   voter          ?     ?         ?          ?      ?       ?       ?        ?       ?       ?  127.0.0.1:1885  0000000000000003
+NODE    STATE  CONTROL  CLIENTS  SUBS  MSG IN/S  MSG OUT/S  KIN/S  KOUT/S  CONN/S  DROPPED    DISK  SYNC   UPTIME  MQTT            ID
+node-1  up     leader        10    20      1234          0      0       0       0        0  1.5 MB  fsync   1h01m  127.0.0.1:1883  0000000000000001
+node-2  up     voter         20    20      1234          0      0       0       0        0  1.5 MB  os      1h01m  127.0.0.1:1884  0000000000000002
+node-3  down   voter          ?     ?         ?          ?      ?       ?       ?        ?       ?  ?           ?  127.0.0.1:1885  0000000000000003
+node-2 is WEAKER: storage.sync = \"os\", so what it acknowledged is lost if its machine fails
 node-3 is unreachable: did not answer
 
-GROUP     LEADER  TERM  LAST  COMMITTED  APPLIED  SNAPSHOT  CLIENTS  RETAINED  VOTERS         LAG
-control   node-1     2   122        120      120         -        -         -  node-1 node-2  node-2 3
-shard-9   node-1     1     9          7        7         -        4         5  node-1 node-2  node-2 3
-shard-10  node-1     1     9          7        7         -        4         5  node-1 node-2  node-2 3
+GROUP     LEADER  TERM  LAST  COMMITTED  APPLIED  SNAPSHOT  CLIENTS  RETAINED  SESSIONS  AWAY  QUEUED   BYTES  VOTERS         LAG
+control   node-1     2   122        120      120         -        -         -         -     -       -       -  node-1 node-2  node-2 3
+shard-9   node-1     1     9          7        7         -        4         5         3     2   20000  5.2 MB  node-1 node-2  node-2 3
+shard-10  node-1     1     9          7        7         -        4         5         3     2   20000  5.2 MB  node-1 node-2  node-2 3
 ";
         assert_eq!(page, wanted, "\n{page}");
     }
