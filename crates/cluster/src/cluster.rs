@@ -23,6 +23,7 @@ use crate::leadership;
 use crate::ledger::CONTROL;
 use crate::overseer::{self, Overseer};
 use crate::placement::shard_of;
+use crate::queue::RemoteQueues;
 use crate::replica::{ControlView, ShardView};
 use crate::routes::{self, RouteClient, RouteQueue};
 use crate::shards::{ShardClient, ShardCounters, ShardError};
@@ -68,6 +69,7 @@ pub struct Shared {
     shard_views: ArcSwap<BTreeMap<u32, Arc<ShardView>>>,
     /// Indexed by shard; set once, when this node belongs to a cluster.
     shard_clients: OnceLock<Vec<ShardClient>>,
+    pub(crate) remote_queues: RemoteQueues,
     /// What the lines in front of all shards did.
     pub shard_counters: Arc<ShardCounters>,
     /// The lanes to other nodes.
@@ -159,6 +161,7 @@ impl Cluster {
             control: Arc::new(ControlView::new()),
             shard_views: ArcSwap::default(),
             shard_clients: OnceLock::new(),
+            remote_queues: RemoteQueues::default(),
             shard_counters: Arc::default(),
             lanes: Arc::new(lanes),
             inbound: InboundState::default(),
@@ -188,6 +191,11 @@ impl Cluster {
         self.tasks.close();
         self.tasks.wait().await;
         self.host.shutdown().await;
+    }
+
+    /// What the tasks of this crate share.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0
     }
 
     /// Waits until this node belongs to a cluster; its id.

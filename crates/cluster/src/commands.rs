@@ -179,7 +179,7 @@ impl Cluster {
     /// more than the last read found.
     #[must_use]
     pub fn queue(&self, client_id: &str, epoch: u64, bell: Bell) -> QueueReader {
-        QueueReader::new(self.clone(), client_id, epoch, bell)
+        QueueReader::new(self.shared(), client_id, epoch, bell)
     }
 
     fn hand(

@@ -166,7 +166,15 @@ async fn publish_outbox(
 ) -> bool {
     let mut waiting = Vec::new();
     for (sequence, entry) in view.state().outbox().take(OUTBOX_BATCH) {
-        let Some(message) = view.message(entry.message) else { break };
+        let message = match view.messages().get(entry.message).await {
+            Ok(Some(message)) => message,
+            // Published and forgotten by an entry that is not applied here yet.
+            Ok(None) => break,
+            Err(error) => {
+                tracing::error!(shard, error = &error as &dyn std::error::Error, "the outbox cannot be read");
+                break;
+            }
+        };
         let (published, done) = oneshot::channel();
         let origin = Origin { shard, sequence };
         let target = match &entry.target {

@@ -17,6 +17,7 @@ use crate::cluster::{Shared, is_up};
 use crate::keeper::keep_shard;
 use crate::ledger::{CONTROL, control_request, group_of};
 use crate::overseer::control_voters;
+use crate::queue::MessageStore;
 use crate::replica::{ControlReplica, ShardReplica, ShardView};
 use crate::shards::ShardClient;
 
@@ -94,10 +95,12 @@ async fn open_shards(shared: &Arc<Shared>) {
 
 async fn open_shard(shared: &Arc<Shared>, placement: &Placement) {
     let shard = placement.shard;
-    let view = Arc::new(ShardView::new());
-    let replica = ShardReplica::new(Arc::clone(&view));
+    let (id, engine) = (group_of(shard), || Arc::clone(&shared.engine));
+    let messages = MessageStore::new(id, engine(), shared.config.raft.disk_work.clone());
+    let view = Arc::new(ShardView::new(messages));
+    let replica = ShardReplica::new(id, engine(), Arc::clone(&view));
     let voters = placement.voters.iter().copied().collect();
-    let group = open(shared, group_of(shard), Box::new(replica), voters).await;
+    let group = open(shared, id, Box::new(replica), voters).await;
     shared.add_shard_view(shard, Arc::clone(&view));
     let Some(client) = shared.shard_client(shard).cloned() else { return };
     let keeper = Arc::clone(shared);

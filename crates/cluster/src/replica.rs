@@ -3,22 +3,23 @@
 //! After each batch a clone (O(1)) of the machine is published; readers never wait for `apply`. Knows
 //! no proposals and no leaders. Start at [`ControlView`] and [`ShardView`].
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
-use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::sync::watch;
 use zwerm_machine::records::{
-    ControlCommand, ControlReply, Ignored, Message, Refusal, ShardBatch, ShardReplies, control_reply,
+    ControlCommand, ControlReply, Ignored, Refusal, ShardBatch, ShardReplies, control_reply,
 };
-use zwerm_machine::{Control, Shard};
-use zwerm_raft::Machine;
+use zwerm_machine::{Control, Effects, Shard};
+use zwerm_raft::{GroupId, Machine, Names, Records};
 use zwerm_routing::RouteTable;
+use zwerm_store::{Engine, MessageLog};
+
+use crate::queue::{Interests, MessageStore};
 
 /// The control group's state as this node has applied it.
 #[derive(Debug)]
@@ -135,23 +136,33 @@ impl Machine for ControlReplica {
     }
 }
 
-/// One shard's state as this node has applied it.
+/// One shard's state as this node has applied it, the messages that it names, and who waits for them.
 #[derive(Debug)]
 pub struct ShardView {
     state: ArcSwap<Shard>,
-    /// The messages that the shard names, until they are in the engine.
-    messages: Mutex<BTreeMap<u64, Arc<Message>>>,
+    messages: Arc<MessageStore>,
+    interests: Arc<Interests>,
     applied: watch::Sender<u64>,
 }
 
 impl ShardView {
-    pub(crate) fn new() -> Self {
-        Self { state: ArcSwap::default(), messages: Mutex::default(), applied: watch::Sender::new(0) }
+    pub(crate) fn new(messages: MessageStore) -> Self {
+        Self {
+            state: ArcSwap::default(),
+            messages: Arc::new(messages),
+            interests: Arc::default(),
+            applied: watch::Sender::new(0),
+        }
     }
 
-    /// A message that the shard names.
-    pub(crate) fn message(&self, number: u64) -> Option<Arc<Message>> {
-        self.messages.lock().get(&number).cloned()
+    /// The messages that the state names; some that it names may be gone by now.
+    pub(crate) fn messages(&self) -> &Arc<MessageStore> {
+        &self.messages
+    }
+
+    /// Who waits for queues to grow.
+    pub(crate) fn interests(&self) -> &Arc<Interests> {
+        &self.interests
     }
 
     /// The state.
@@ -165,45 +176,93 @@ impl ShardView {
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
     }
+
+    fn publish(&self, state: Shard, index: u64) {
+        self.state.store(Arc::new(state));
+        self.applied.send_replace(index);
+    }
 }
+
+/// Bytes of commands applied after which messages are written, if the batch is not over before. What is written
+/// early is named by nobody yet, and what is deleted early is waited for: see `queue/local.rs`.
+const COMMIT_BYTES: usize = 4 << 20;
 
 /// [`Shard`] under Raft.
 #[derive(Debug)]
 pub(crate) struct ShardReplica {
+    group: u32,
     machine: Shard,
     view: Arc<ShardView>,
+    log: MessageLog,
+    /// Bytes of commands whose messages are not written yet.
+    uncommitted: usize,
+    /// Whose queues changed since the last view.
+    touched: Vec<Arc<str>>,
+    /// The engine failed: no further state is shown.
+    failed: Option<String>,
 }
 
 impl ShardReplica {
-    pub(crate) fn new(view: Arc<ShardView>) -> Self {
-        Self { machine: Shard::new(), view }
+    pub(crate) fn new(group: GroupId, engine: Arc<dyn Engine>, view: Arc<ShardView>) -> Self {
+        Self {
+            group: group.0,
+            machine: Shard::new(),
+            view,
+            log: MessageLog::new(group.0, engine),
+            uncommitted: 0,
+            touched: Vec::new(),
+            failed: None,
+        }
     }
 
-    fn publish(&mut self, index: u64) {
-        let effects = self.machine.take_effects();
-        let mut messages = self.view.messages.lock();
-        messages.extend(effects.stored.into_iter().map(|(number, message)| (number, Arc::new(message))));
-        for number in effects.forgotten {
-            messages.remove(&number);
+    /// Takes over what one log entry left to do.
+    fn take_effects(&mut self) {
+        let Effects { stored, forgotten, touched } = self.machine.take_effects();
+        self.log.store(stored.iter().map(|(number, message)| (*number, message.encode_to_vec().into())));
+        forgotten.iter().for_each(|number| self.log.forget(*number));
+        self.view.messages.remember(stored, &forgotten);
+        self.touched.extend(touched);
+    }
+
+    fn commit(&mut self) {
+        self.uncommitted = 0;
+        let machine = &self.machine;
+        if let Err(error) = self.log.commit(|number| machine.names_message(number)) {
+            tracing::error!(
+                group = self.group,
+                error = &error as &dyn std::error::Error,
+                "messages cannot be written; the shard stops on this node"
+            );
+            self.failed = Some(format!("messages cannot be written: {error}"));
         }
-        drop(messages);
-        self.view.state.store(Arc::new(self.machine.clone()));
-        self.view.applied.send_replace(index);
     }
 }
 
 impl Machine for ShardReplica {
     fn apply(&mut self, _index: u64, command: Bytes) -> Bytes {
+        self.uncommitted += command.len();
         // A batch that cannot be read answers nothing: the proposer sees fewer replies than commands.
         let replies = match ShardBatch::decode(command) {
             Ok(batch) => self.machine.apply_batch(&batch),
             Err(_) => ShardReplies::default(),
         };
+        self.take_effects();
+        if self.uncommitted >= COMMIT_BYTES {
+            self.commit();
+        }
         replies.encode_to_vec().into()
     }
 
     fn applied(&mut self, index: u64) -> Result<(), String> {
-        self.publish(index);
+        self.commit();
+        if let Some(reason) = &self.failed {
+            return Err(reason.clone());
+        }
+        self.view.publish(self.machine.clone(), index);
+        self.touched.sort_unstable();
+        self.touched.dedup();
+        self.view.interests.wake(&self.touched);
+        self.touched.clear();
         Ok(())
     }
 
@@ -214,7 +273,23 @@ impl Machine for ShardReplica {
 
     fn restore(&mut self, snapshot: Bytes, index: u64) -> Result<(), String> {
         self.machine = Shard::decode_snapshot(&snapshot).map_err(|error| error.to_string())?;
-        self.publish(index);
+        self.view.publish(self.machine.clone(), index);
+        self.view.interests.wake_all();
         Ok(())
+    }
+
+    fn records(&self) -> Option<Records> {
+        let (group, view) = (self.group, Arc::clone(&self.view));
+        let next = move || MessageLog::key_from(group, view.state().next_message());
+        Some(Records { keys: MessageLog::keys(group), next: Arc::new(next) })
+    }
+
+    fn names(&self) -> Names {
+        let machine = self.machine.clone();
+        Box::new(move |key, value| {
+            let is_named = |number: u64| number >= machine.next_message() || machine.names_message(number);
+            // What cannot be read stays for people to look at.
+            MessageLog::numbers(key, value).map_or(true, |numbers| numbers.into_iter().any(is_named))
+        })
     }
 }

@@ -185,6 +185,12 @@ impl Shard {
         self.messages.is_named(number)
     }
 
+    /// The number that the next message gets: greater ones, and it, are named by later states only.
+    #[must_use]
+    pub fn next_message(&self) -> u64 {
+        self.messages.next()
+    }
+
     /// Durable sessions.
     #[must_use]
     pub fn sessions(&self) -> usize {

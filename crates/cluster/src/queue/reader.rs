@@ -1,12 +1,16 @@
-//! The queue of one durable session, as the node that owns it reads it. Start at [`QueueReader::read`].
+//! The queue of one durable session, as the node that owns it reads it. Knows not where it is read from. Start
+//! at [`QueueReader::read`].
 
 use std::sync::Arc;
 
 use smallvec::SmallVec;
+use zwerm_machine::Queued;
 use zwerm_machine::records::Message;
 use zwerm_wire::QoS;
 
-use crate::Cluster;
+use super::local::LocalReader;
+use super::remote::RemoteReader;
+use crate::cluster::Shared;
 use crate::receipt::Bell;
 
 /// A message in the queue of a durable session.
@@ -26,24 +30,65 @@ pub struct QueuedMessage {
     pub group: bool,
 }
 
-/// Reads one queue; see [`Cluster::queue`].
-#[derive(Debug)]
+impl QueuedMessage {
+    pub(super) fn new(queued: Queued, message: Arc<Message>) -> Self {
+        let Queued { position, qos, retain, identifiers, group, .. } = queued;
+        Self { position, message, qos, retain, identifiers, group }
+    }
+}
+
+/// Where a queue is read.
+enum Source {
+    /// From a replica of the shard on this node.
+    Here(LocalReader),
+    /// From a replica on another node.
+    There(RemoteReader),
+    /// There is nothing to come.
+    Nowhere,
+}
+
+/// Reads one queue; see [`Cluster::queue`](crate::Cluster::queue).
 pub struct QueueReader {
-    cluster: Cluster,
     client_id: Arc<str>,
     epoch: u64,
-    bell: Bell,
+    source: Source,
+}
+
+impl std::fmt::Debug for QueueReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueueReader")
+            .field("client_id", &self.client_id)
+            .field("epoch", &self.epoch)
+            .finish_non_exhaustive()
+    }
 }
 
 impl QueueReader {
-    pub(crate) fn new(cluster: Cluster, client_id: &str, epoch: u64, bell: Bell) -> Self {
-        Self { cluster, client_id: client_id.into(), epoch, bell }
+    pub(crate) fn new(shared: &Arc<Shared>, client_id: &str, epoch: u64, bell: Bell) -> Self {
+        let client_id: Arc<str> = client_id.into();
+        let session = (&client_id, epoch);
+        let source = match shared.shard_of(&client_id) {
+            None => Source::Nowhere,
+            Some(shard) => match shared.shard_view(shard) {
+                Some(view) => {
+                    Source::Here(LocalReader::new(Arc::clone(shared), view, session, Box::new(bell)))
+                }
+                None => Source::There(RemoteReader::new(shared, shard, session, bell)),
+            },
+        };
+        Self { client_id, epoch, source }
     }
 
-    /// Up to `max` messages after position `after`, in order. Does not wait: what is not there yet rings the bell
-    /// when it is. Nothing comes any more when the client has a newer owner.
+    /// Up to `max` messages behind position `after`, in order. Does not wait: if it gives fewer than `max`, the
+    /// bell rings when there is reason to read again. Nothing comes any more when the client has a newer owner.
     pub fn read(&mut self, after: u64, max: usize, into: &mut Vec<QueuedMessage>) {
-        // Shards keep no queues before the machine does.
-        let _ = (&self.cluster, &self.client_id, self.epoch, &self.bell, after, max, into);
+        let goes_on = match &mut self.source {
+            Source::Here(reader) => reader.read(after, max, into),
+            Source::There(reader) => reader.read(after, max, into),
+            Source::Nowhere => return,
+        };
+        if !goes_on {
+            self.source = Source::Nowhere;
+        }
     }
 }

@@ -21,8 +21,8 @@ use tonic::{Request, Status, Streaming};
 use super::Dial;
 use super::proto::peer_client::PeerClient;
 use super::proto::{
-    Beat, FormReply, Formation, ForwardAck, ForwardBatch, Grant, Introduction, KickRequest, ProposeReply,
-    ProposeRequest, RetainedBatch, RetainedRequest,
+    Beat, DeliverReply, DeliverRequest, FormReply, Formation, ForwardAck, ForwardBatch, Grant, Introduction,
+    KickRequest, ProposeReply, ProposeRequest, RetainedBatch, RetainedRequest,
 };
 use super::raft_link::RaftLink;
 use crate::NodeId;
@@ -199,6 +199,15 @@ impl Peers {
         batches: ReceiverStream<ForwardBatch>,
     ) -> Result<Streaming<ForwardAck>, CallError> {
         within(UNARY_TIMEOUT, self.peer(node)?.data.forward(batches)).await
+    }
+
+    /// Opens a stream that reads queues of a shard that the node holds.
+    pub(crate) async fn deliver(
+        &self,
+        node: NodeId,
+        requests: ReceiverStream<DeliverRequest>,
+    ) -> Result<Streaming<DeliverReply>, CallError> {
+        within(UNARY_TIMEOUT, self.peer(node)?.data.deliver(requests)).await
     }
 
     /// Reads retained messages of shards that the node leads.

@@ -19,14 +19,16 @@ use super::calls::{CLUSTER_KEY, MAX_MESSAGE, NODE_KEY};
 use super::proto::peer_server::{Peer, PeerServer};
 use super::proto::propose_reply::Outcome;
 use super::proto::{
-    Beat, FormReply, Formation, ForwardAck, ForwardBatch, Grant, Introduction, KickReply, KickRequest,
-    ProposeReply, ProposeRequest, RaftCall, RaftReply, RetainedBatch, RetainedRequest,
+    Beat, DeliverReply, DeliverRequest, FormReply, Formation, ForwardAck, ForwardBatch, Grant, Introduction,
+    KickReply, KickRequest, ProposeReply, ProposeRequest, RaftCall, RaftReply, RetainedBatch,
+    RetainedRequest,
 };
 use super::severable::Severable;
 use super::{Incoming, PeerStream};
 use crate::NodeId;
 use crate::cluster::Shared;
 use crate::forward::accept_lane;
+use crate::queue::serve_queues;
 use crate::retained::RetainedMessages;
 
 /// Raft calls of one peer that are being answered at the same time.
@@ -174,6 +176,16 @@ impl Peer for Service {
             futures::future::ready(end.err().map(|_| Err(Status::unavailable("this node is stopping"))))
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver).chain(end))))
+    }
+
+    type DeliverStream = Replies<DeliverReply>;
+
+    async fn deliver(
+        &self,
+        request: Request<Streaming<DeliverRequest>>,
+    ) -> Result<Response<Self::DeliverStream>, Status> {
+        self.caller(request.metadata())?;
+        Ok(Response::new(Box::pin(serve_queues(&self.shared, request.into_inner()))))
     }
 
     async fn kick(&self, request: Request<KickRequest>) -> Result<Response<KickReply>, Status> {
