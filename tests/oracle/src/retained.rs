@@ -110,7 +110,7 @@ fn old_value(
             let newer = values.newest_before(book, line.sent).map(|newest| book.publications[newest].sent);
             let says = format!("the retained message {} of {} is an old value", value.message, value.topic);
             let events = [Some(value.sent), value.safe, newer, Some(line.sent), other, Some(arrival.event)];
-            return Some(verdict(book, (line, value.message), says, events));
+            return Some(verdict(book, (line, value.message), &says, events));
         }
         if value.retain && newest.is_none_or(|(sent, _)| sent < value.sent) {
             newest = Some((value.sent, arrival.event));
@@ -152,13 +152,13 @@ fn missed(
     let says =
         format!("a subscribe saw neither the retained message {} of {topic} nor a newer one", newest.message);
     let events = [Some(newest.sent), newest.safe, Some(line.sent), Some(acked), None, Some(drained)];
-    Some(verdict(book, (line, newest.message), says, events))
+    Some(verdict(book, (line, newest.message), &says, events))
 }
 
 fn verdict(
     book: &Book<'_>,
     (line, message): (&Subscription<'_>, u64),
-    says: String,
+    says: &str,
     events: [Option<usize>; 6],
 ) -> Verdict {
     let client = &book.sessions[line.session].client;
