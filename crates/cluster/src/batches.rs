@@ -78,11 +78,21 @@ async fn propose_batch(shared: &Arc<Shared>, shard: u32, jobs: Vec<Job>, sequenc
         // A number that is not the producer's next: nothing was done.
         tracing::error!(shard, sequence, replies = replies.len(), "a shard did not answer a whole batch");
     }
+    shared.shard_counters.dropped_full.fetch_add(dropped(&replies), Ordering::Relaxed);
     let mut replies = replies.into_iter();
     answers
         .into_iter()
         .filter_map(|answer| settle(shared, answer, replies.next().unwrap_or_default()))
         .collect()
+}
+
+/// Messages that found a queue full, or made room in it.
+fn dropped(replies: &[ShardReply]) -> u64 {
+    let dropped = replies.iter().filter_map(|reply| match &reply.reply {
+        Some(Reply::Enqueued(enqueued)) => Some(u64::from(enqueued.dropped)),
+        _ => None,
+    });
+    dropped.sum()
 }
 
 fn settle(shared: &Arc<Shared>, answer: Answer, reply: ShardReply) -> Option<Job> {

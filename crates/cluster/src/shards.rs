@@ -58,6 +58,8 @@ pub struct ShardCounters {
     pub commands: AtomicU64,
     /// Commands that a full line did not take.
     pub busy: AtomicU64,
+    /// Messages that gave way, or were not taken, because a durable session's queue was full.
+    pub dropped_full: AtomicU64,
 }
 
 /// Who is to be told what became of a command.

@@ -3,6 +3,7 @@
 //! Asks no other node and waits for nothing. Start at [`View`].
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -153,8 +154,8 @@ impl NodeView for View {
         let dropped_by_gateway = gateway.messages_dropped_too_large_total.get()
             + gateway.messages_dropped_expired_total.get()
             + gateway.messages_dropped_unencodable_total.get();
-        let lanes =
-            self.broker.cluster().lanes.counters().dropped_full.load(std::sync::atomic::Ordering::Relaxed);
+        let lanes = self.broker.cluster().lanes.counters().dropped_full.load(Ordering::Relaxed);
+        let queues = self.broker.cluster().shard_counters.dropped_full.load(Ordering::Relaxed);
         Totals {
             connects: broker.attached.get(),
             messages_in: gateway.messages_received_total.get(),
@@ -163,7 +164,8 @@ impl NodeView for View {
                 + broker.dropped_queue_full.get()
                 + broker.dropped_expired.get()
                 + broker.dropped_no_member.get()
-                + lanes,
+                + lanes
+                + queues,
             bytes_in: gateway.bytes_received_total.get(),
             bytes_out: gateway.bytes_sent_total.get(),
         }
@@ -241,18 +243,27 @@ impl View {
             "messages of shared subscriptions given to another member",
             broker.redispatched.get(),
         );
-        let lanes =
-            self.broker.cluster().lanes.counters().dropped_full.load(std::sync::atomic::Ordering::Relaxed);
+        let lanes = self.broker.cluster().lanes.counters().dropped_full.load(Ordering::Relaxed);
+        let shards = &self.broker.cluster().shard_counters;
         let expired = broker.dropped_expired.get() + gateway.messages_dropped_expired_total.get();
         let dropped = [
             ([("reason", "queue_full")], broker.dropped_queue_full.get()),
             ([("reason", "lane_full")], lanes),
+            ([("reason", "session_queue_full")], shards.dropped_full.load(Ordering::Relaxed)),
             ([("reason", "expired")], expired),
             ([("reason", "too_large")], gateway.messages_dropped_too_large_total.get()),
             ([("reason", "unencodable")], gateway.messages_dropped_unencodable_total.get()),
             ([("reason", "no_member")], broker.dropped_no_member.get()),
         ];
         out.counters("messages_dropped", "copies not delivered, by reason", dropped);
+        let counted = [
+            ("shard_batches", "batches of commands that shards answered", &shards.batches),
+            ("shard_commands", "commands in those batches", &shards.commands),
+            ("shard_busy", "commands that waited because too many were before them", &shards.busy),
+        ];
+        for (name, help, counter) in counted {
+            out.counter(name, help, counter.load(Ordering::Relaxed));
+        }
         let kicked = [
             ([("reason", "too_slow")], broker.kicked_slow.get()),
             ([("reason", "taken_over")], broker.kicked_taken_over.get()),
