@@ -148,7 +148,7 @@ impl Broker {
         inner.local.counters.attached.add(1);
         let session_expiry = connect.properties.session_expiry.unwrap_or_default();
         let resumed = claimed.resumed.unwrap_or_default();
-        let shard = inner.cluster.shard_of(&client_id).filter(|_| session_expiry > 0);
+        let shard = inner.cluster.shard_of(&client_id).filter(|_| claimed.durable);
         let durable = shard.map(|shard| {
             let owned = (&client_id, claimed.epoch, shard);
             Box::new(Durable::new(&inner.cluster, owned, mailbox.bell(), &resumed))
@@ -231,7 +231,6 @@ impl Inner {
             client_id: client_id.to_string(),
             node: cluster.own.id,
             incarnation,
-            token: rand::random(),
             clean_start: connect.clean_start,
             expiry_s: connect.properties.session_expiry.unwrap_or_default(),
             will: connect.will.as_ref().map(|will| will_record(will, client_id)),

@@ -24,7 +24,7 @@ const BATCH_BYTES: usize = 1024 * 1024;
 
 /// Serves one shard's line until the node stops.
 pub(crate) async fn run_shard_client(shared: &Arc<Shared>, shard: u32, queue: &ShardQueue) {
-    let (mut sequence, mut retained) = (0, 0);
+    let mut sequence = 0;
     // Claims to be given back go before the line.
     let mut first: Vec<Job> = Vec::new();
     loop {
@@ -33,25 +33,12 @@ pub(crate) async fn run_shard_client(shared: &Arc<Shared>, shard: u32, queue: &S
             jobs = queue.next(BATCH, BATCH_BYTES).await;
         }
         jobs.retain(|job| !job.is_abandoned());
-        number_retained(shared, &mut jobs, &mut retained);
         if !jobs.is_empty() {
             sequence += 1;
             let counters = queue.counters();
             counters.commands.fetch_add(jobs.len() as u64, Ordering::Relaxed);
             first = propose_batch(shared, shard, jobs, sequence).await;
             counters.batches.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-/// Retained messages carry a number of their own, too.
-fn number_retained(shared: &Shared, jobs: &mut [Job], sequence: &mut u64) {
-    for job in jobs {
-        if let Command::Retain(retain) = &mut job.command {
-            *sequence += 1;
-            retain.producer_node = shared.own.id;
-            retain.producer_incarnation = shared.own.boot_incarnation;
-            retain.sequence = *sequence;
         }
     }
 }

@@ -11,16 +11,16 @@ use crate::records::control_record::Record;
 use crate::records::{
     ControlHead, ControlRecord, NodeRecord, PublishedRecord, Route, RouteRecord, ShardRoute, ShardRouteRecord,
 };
-use crate::snapshot::{self, Magic, SnapshotError, Writer};
+use crate::snapshot::{self, Kind, SnapshotError, Writer};
 
-const MAGIC: Magic = *b"ZWCT";
+const CONTROL: Kind = Kind { magic: *b"ZWCT", format: 1 };
 const NO_ROUTE: SnapshotError = SnapshotError::Damaged("a route record without a route");
 
 impl Control {
     /// The whole state as bytes; equal states give equal bytes.
     #[must_use]
     pub fn encode_snapshot(&self) -> Vec<u8> {
-        let mut writer = Writer::new(MAGIC);
+        let mut writer = Writer::new(CONTROL);
         let mut push = |record| writer.push(&ControlRecord { record: Some(record) });
         push(Record::Head(ControlHead {
             cluster_id: self.cluster_id().unwrap_or_default().to_owned(),
@@ -51,7 +51,7 @@ impl Control {
         let mut control = Self::new();
         let mut generation = 0;
         let mut routes = Vec::new();
-        for record in snapshot::read::<ControlRecord>(MAGIC, bytes)? {
+        for record in snapshot::read::<ControlRecord>(CONTROL, bytes)? {
             match record?.record {
                 Some(Record::Head(head)) => {
                     generation = head.generation;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::message::after_seconds;
-use crate::records::{Claim, Claimed, ClientRecord, Message, Owner, Will};
+use crate::records::{Claim, ClientRecord, Message, Owner, Will};
 
 /// `expiry_s` of a session that never expires (MQTT 5.0 section 3.1.2.11.2).
 const FOR_EVER: u32 = u32::MAX;
@@ -19,49 +19,28 @@ pub struct Entry {
     pub expiry_s: u32,
     /// When the connection ended; means nothing while connected.
     pub disconnected_at_ms: u64,
-    /// The durable session, if it has one.
+    /// The durable session, if it has one. One that was continued by a connection whose expiry is 0 ends with
+    /// that connection.
     pub(crate) session: Option<u64>,
     /// Neither fired nor forgotten. Apart, since an entry is copied at each change.
     will: Option<Arc<Will>>,
-    token: u64,
-    session_present: bool,
-    previous: Option<Owner>,
 }
 
 impl Entry {
     /// A new claim; `will` shares no buffer with it.
-    pub(crate) fn claimed(claim: &Claim, will: Option<Will>, answer: &Claimed) -> Self {
+    pub(crate) fn claimed(claim: &Claim, epoch: u64, will: Option<Will>, session: Option<u64>) -> Self {
         Self {
             owner: Owner {
                 node: claim.node,
                 incarnation: claim.incarnation,
-                epoch: answer.epoch,
+                epoch,
                 connected: true,
             },
             expiry_s: claim.expiry_s,
             disconnected_at_ms: 0,
-            session: None,
+            session,
             will: will.map(Arc::new),
-            token: claim.token,
-            session_present: answer.session_present,
-            previous: answer.previous,
         }
-    }
-
-    /// The answer that the claim got.
-    pub(crate) fn answer(&self) -> Claimed {
-        Claimed {
-            epoch: self.owner.epoch,
-            session_present: self.session_present,
-            previous: self.previous,
-            resumed: None,
-        }
-    }
-
-    /// This is the claim that made the entry, once more.
-    pub(crate) fn is_of(&self, claim: &Claim) -> bool {
-        let claimant = (claim.node, claim.incarnation, claim.token);
-        claimant == (self.owner.node, self.owner.incarnation, self.token)
     }
 
     /// The session outlives the connection.
@@ -125,9 +104,7 @@ impl Entry {
         ClientRecord {
             client_id: client_id.to_owned(),
             owner: Some(self.owner),
-            token: self.token,
-            session_present: self.session_present,
-            previous: self.previous,
+            session: self.session.unwrap_or_default(),
             expiry_s: self.expiry_s,
             disconnected_at_ms: self.disconnected_at_ms,
             will: self.will.as_deref().cloned(),
@@ -140,11 +117,8 @@ impl Entry {
             owner: record.owner?,
             expiry_s: record.expiry_s,
             disconnected_at_ms: record.disconnected_at_ms,
-            session: None,
+            session: Some(record.session).filter(|session| *session > 0),
             will: record.will.map(Arc::new),
-            token: record.token,
-            session_present: record.session_present,
-            previous: record.previous,
         })
     }
 }

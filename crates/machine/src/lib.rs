@@ -4,19 +4,26 @@
 //! is O(1): the cluster publishes one to its readers after each batch. Knows no Raft, no network, no clock.
 //! Start at [`Control::apply`] and [`Shard::apply`]; what is on the wire and on disk is in `proto/records.proto`.
 
+mod arrivals;
 mod control;
 mod control_snapshot;
 mod due;
 mod effects;
+mod enqueue;
 mod entry;
+mod exchange;
+mod group;
+mod interest;
 pub mod limits;
 pub mod message;
 mod messages;
 mod outbox;
 mod peers;
 mod registry;
+mod retain;
 mod routes;
 mod session;
+mod sessions;
 mod shard;
 mod shard_snapshot;
 mod snapshot;

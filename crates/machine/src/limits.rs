@@ -32,3 +32,31 @@ pub const MAX_OUTBOX_BYTES: usize = 64 << 20;
 
 /// Timers that one tick handles; the next tick goes on.
 pub const MAX_DUE: usize = 10_000;
+
+/// Filters in one command: subscriptions, shared subscriptions to deliver to; subscription identifiers.
+pub const MAX_FILTERS: usize = 1 << 16;
+
+/// Subscriptions of one session.
+pub const MAX_SUBSCRIPTIONS: usize = 1 << 20;
+
+/// Positions that may be under way to a client at once: packet identifiers (MQTT 5.0 section 2.2.1).
+pub const MAX_WINDOW: u32 = 65_535;
+
+/// Messages that give way to one message.
+pub const MAX_DROPPED: usize = 1024;
+
+/// Messages of ended sessions that one command lets go; the next tick goes on.
+pub const MAX_BURIED: usize = 10_000;
+
+/// Members of a shared subscription that are compared for one message.
+pub const MAX_COMPARED: usize = 64;
+
+/// Topics that a session notes while retained messages are queued for it.
+pub const MAX_REPLAY_TOPICS: usize = 1 << 16;
+
+/// Bytes of those topics.
+pub const MAX_REPLAY_BYTES: usize = 4 << 20;
+
+/// How far a shard's leader may be ahead of its outbox: it publishes no entry whose sequence is this much above the
+/// first that is not drained. So far back a destination knows which entries came to it.
+pub const OUTBOX_WINDOW: u64 = 1024;

@@ -74,7 +74,12 @@ pub fn topic(message: &Message) -> Result<TopicName, MessageError> {
 /// # Errors
 /// [`MessageError::QoS`].
 pub fn qos(message: &Message) -> Result<QoS, MessageError> {
-    match message.qos {
+    qos_of(message.qos)
+}
+
+/// The quality of service of a field.
+pub(crate) fn qos_of(field: u32) -> Result<QoS, MessageError> {
+    match field {
         0 => Ok(QoS::AtMostOnce),
         1 => Ok(QoS::AtLeastOnce),
         2 => Ok(QoS::ExactlyOnce),

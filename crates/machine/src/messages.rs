@@ -37,21 +37,24 @@ impl Messages {
         self.last + 1
     }
 
-    /// Gives a message the [`next`](Self::next) number, named `references` times; nothing happens if that is 0.
-    pub(crate) fn store(&mut self, message: &Message, references: u32) -> u64 {
-        let number = self.next();
-        if references > 0 {
-            self.last = number;
-            self.name(number, references);
-            self.stored.push((number, message.clone()));
-        }
-        number
+    /// Something names a message once more.
+    pub(crate) fn name(&mut self, number: u64) {
+        let (block, place) = place(number);
+        self.blocks.entry(block).or_default().add(place);
     }
 
-    /// Something names a message once more, or `times` more.
-    pub(crate) fn name(&mut self, number: u64, times: u32) {
-        let (block, place) = place(number);
-        self.blocks.entry(block).or_default().add(place, times);
+    /// Gives a message the [`next`](Self::next) number, after whatever takes it has named it.
+    pub(crate) fn store(&mut self, message: &Message) {
+        self.last += 1;
+        self.stored.push((self.last, message.clone()));
+    }
+
+    /// Stores a message that one thing names; its number.
+    pub(crate) fn store_named(&mut self, message: &Message) -> u64 {
+        let number = self.next();
+        self.name(number);
+        self.store(message);
+        number
     }
 
     /// Something that named a message does so no more.
@@ -109,36 +112,41 @@ impl Block {
         self.named & (1 << place) != 0
     }
 
+    /// How often a number is named that is named.
     fn count(&self, place: u8) -> u32 {
-        let often = self.often.iter().flat_map(|often| often.iter());
-        let found = often.clone().find(|(at, _)| *at == place);
-        found.map_or(u32::from(self.has(place)), |(_, count)| *count)
+        let often = self.often.as_deref().map_or(&[][..], Vec::as_slice);
+        let found = often.binary_search_by_key(&place, |(at, _)| *at).ok();
+        found.and_then(|found| often.get(found)).map_or(1, |(_, count)| *count)
     }
 
-    fn add(&mut self, place: u8, times: u32) {
-        let count = self.count(place).saturating_add(times);
-        self.named |= 1 << place;
-        if count < 2 {
+    fn add(&mut self, place: u8) {
+        if !self.has(place) {
+            self.named |= 1 << place;
             return;
         }
+        let count = self.count(place).saturating_add(1);
         let often = Arc::make_mut(self.often.get_or_insert_default());
         match often.binary_search_by_key(&place, |(at, _)| *at) {
-            Ok(found) => often.iter_mut().skip(found).take(1).for_each(|(_, old)| *old = count),
             Err(gap) => often.insert(gap, (place, count)),
+            Ok(found) => {
+                if let Some((_, old)) = often.get_mut(found) {
+                    *old = count;
+                }
+            }
         }
     }
 
     /// Takes one reference of those that are there; true if it was the last.
     fn remove(&mut self, place: u8) -> bool {
-        let Some(often) = &mut self.often else {
+        let often = self.often.as_mut();
+        let found = often.and_then(|often| {
+            let found = often.binary_search_by_key(&place, |(at, _)| *at).ok()?;
+            Some((Arc::make_mut(often), found))
+        });
+        let Some((often, found)) = found else {
             self.named &= !(1 << place);
             return true;
         };
-        let Ok(found) = often.binary_search_by_key(&place, |(at, _)| *at) else {
-            self.named &= !(1 << place);
-            return true;
-        };
-        let often = Arc::make_mut(often);
         if let Some((_, count)) = often.get_mut(found).filter(|(_, count)| *count > 2) {
             *count -= 1;
             return false;
@@ -170,7 +178,9 @@ mod tests {
             for (references, number) in steps {
                 let number = number.min(messages.last());
                 if references > 0 {
-                    let next = messages.store(&Message::default(), references);
+                    let next = messages.next();
+                    (0..references).for_each(|_| messages.name(next));
+                    messages.store(&Message::default());
                     model.insert(next, references);
                 } else if let Some(count) = model.get_mut(&number) {
                     messages.release(number);
@@ -190,12 +200,5 @@ mod tests {
             prop_assert_eq!(forgotten, gone);
             prop_assert!(stored.iter().map(|(number, _)| number).eq(model.keys()));
         }
-    }
-
-    #[test]
-    fn a_message_that_nobody_takes_is_not_stored_and_its_number_is_free() {
-        let mut messages = Messages::default();
-        assert_eq!(messages.store(&Message::default(), 0), messages.next());
-        assert_eq!(messages.take_effects(), (Vec::new(), Vec::new()));
     }
 }

@@ -78,7 +78,7 @@ impl Outbox {
     }
 
     /// The number of its message; `None` if the record cannot be of this outbox.
-    pub(crate) fn restore(&mut self, record: OutboxRecord) -> Option<u64> {
+    pub(crate) fn restore(&mut self, record: &OutboxRecord) -> Option<u64> {
         let in_range = (1..=self.last).contains(&record.sequence) && record.number > 0;
         let target = match record.group.as_str() {
             "" => Target::All,

@@ -1,6 +1,7 @@
 //! Who owns a client id: claim, release, loss of a node, and what that means for wills and sessions.
 //!
-//! Knows no messages but wills. Start at [`Shard::claim`]; the times of one entry are in `entry.rs`.
+//! Knows no messages but wills. Start at [`Shard::claim`]; the times of one entry are in `entry.rs`, what begins
+//! and ends with a durable session in `sessions.rs`.
 
 use std::sync::Arc;
 
@@ -23,25 +24,30 @@ impl Shard {
         if self.peers.is_lost(claim.node, claim.incarnation) {
             return Err(Refusal::StaleIncarnation);
         }
-        if let Some(entry) = self.clients.get(claim.client_id.as_str()).filter(|entry| entry.is_of(claim)) {
-            return Ok(Reply::Claimed(entry.answer()));
-        }
         if claim.will.is_some() && self.outbox.is_full() {
             return Err(Refusal::Busy);
         }
         let client: Arc<str> = claim.client_id.as_str().into();
         self.settle(&client, now_ms);
         let old = self.clients.get(&client).cloned();
-        // A transient session ends with its connection, so with the takeover; a clean start ends any.
+        // A transient session ends with its connection, so with the takeover; a clean start ends any. What goes on
+        // goes on also for a connection whose own expiry is 0 (MQTT 5.0 section 3.1.2.4), and ends with that.
         let continued = old.as_ref().is_some_and(|old| old.is_durable()) && !claim.clean_start;
-        let previous = old.as_ref().map(|old| old.owner);
-        if let Some(old) = old {
-            self.take_over(&old, continued, now_ms);
+        if let Some(old) = &old {
+            self.take_over(old, continued, now_ms);
         }
         self.epoch += 1;
-        let answer = Claimed { epoch: self.epoch, session_present: continued, previous, resumed: None };
+        let session = self.succeed(&client, claim, old.as_deref(), continued);
+        let resumed = session.filter(|_| continued).and_then(|session| self.sessions.get(&session));
+        let answer = Claimed {
+            epoch: self.epoch,
+            session_present: continued,
+            previous: old.map(|old| old.owner),
+            resumed: resumed.map(|session| session.resumed(|filter| self.interest.since(filter))),
+            durable: session.is_some(),
+        };
         let will = claim.will.as_ref().map(detached);
-        self.put(&client, Some(Entry::claimed(claim, will, &answer)));
+        self.put(&client, Some(Entry::claimed(claim, self.epoch, will, session)));
         Ok(Reply::Claimed(answer))
     }
 
@@ -54,6 +60,21 @@ impl Shard {
         }
     }
 
+    /// Continues, ends or begins a durable session as a claim asks; the one that the claim then has.
+    fn succeed(&mut self, client: &Arc<str>, claim: &Claim, old: Option<&Entry>, continued: bool) -> Option<u64> {
+        if let Some((old, session)) = old.and_then(|old| Some((old, old.session?))) {
+            if continued {
+                if old.owner.connected {
+                    self.session_abandoned(session);
+                }
+                self.session_claimed(session, claim);
+                return Some(session);
+            }
+            self.end_session(session);
+        }
+        (claim.expiry_s > 0).then(|| self.begin_session(client, claim))
+    }
+
     /// The owner's connection ended.
     pub(crate) fn release(&mut self, release: &Release, now_ms: u64) -> Outcome {
         let entry = self.clients.get(release.client_id.as_str()).ok_or(Refusal::UnknownClient)?;
@@ -63,6 +84,9 @@ impl Shard {
         let mut entry = Entry::clone(entry);
         if !release.fire_will {
             entry.forget_will();
+        }
+        if let Some(session) = entry.session {
+            self.session_released(session, release.sent);
         }
         self.disconnect(&release.client_id.as_str().into(), entry, release.expiry_s, now_ms);
         APPLIED
@@ -81,13 +105,20 @@ impl Shard {
         let clients = self.clients.iter().filter(|(_, entry)| is_lost(entry));
         let clients: Vec<_> = clients.map(|(client, entry)| (client.clone(), Entry::clone(entry))).collect();
         for (client, entry) in clients {
+            if let Some(session) = entry.session {
+                self.session_abandoned(session);
+            }
             self.disconnect(&client, entry, None, now_ms);
         }
+        self.bury();
         APPLIED
     }
 
     fn disconnect(&mut self, client: &Arc<str>, mut entry: Entry, expiry_s: Option<u32>, now_ms: u64) {
         entry.disconnect(expiry_s, now_ms);
+        if let Some(session) = entry.session {
+            self.set_online(session, false);
+        }
         self.put(client, Some(entry));
         self.settle(client, now_ms);
     }
@@ -101,17 +132,17 @@ impl Shard {
             self.fire(&mut entry, now_ms);
         }
         let ended = is_due(entry.session_ends_ms());
+        if let Some(session) = entry.session.filter(|_| ended) {
+            self.end_session(session);
+        }
         self.put(client, (!ended).then_some(entry));
     }
 
     fn fire(&mut self, entry: &mut Entry, now_ms: u64) {
-        if let Some(message) = entry.fire_will(now_ms) {
-            let number = self.messages.store(&message, 1);
-            self.outbox.push(OutboxEntry {
-                message: number,
-                target: Target::All,
-                bytes: message::weight(&message),
-            });
+        if let Some(will) = entry.fire_will(now_ms) {
+            let number = self.messages.store_named(&will);
+            let bytes = message::weight(&will);
+            self.outbox.push(OutboxEntry { message: number, target: Target::All, bytes });
         }
     }
 

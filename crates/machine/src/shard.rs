@@ -1,32 +1,35 @@
-//! A shard group's state: the registry of client ids, retained messages, the outbox. Knows no subscribers.
+//! A shard group's state: the registry of client ids, durable sessions, retained messages, the outbox.
 //!
-//! Start at [`Shard::apply`]; the registry's rules are in `registry.rs` and `entry.rs`.
+//! Start at [`Shard::apply`]. The commands are in files of their own: `registry.rs` (who owns a client id),
+//! `sessions.rs` (durable sessions), `enqueue.rs` (messages to them), `exchange.rs` (what their clients say of
+//! messages), `retain.rs`.
 
 use std::sync::Arc;
 
 use imbl::OrdMap;
 use prost::Message as _;
 use zwerm_routing::RetainedIndex;
-use zwerm_wire::{TopicFilter, TopicName};
+use zwerm_wire::TopicName;
 
+use crate::arrivals::Arrivals;
 use crate::due::{Due, Timer};
 use crate::effects::Effects;
 use crate::entry::Entry;
+use crate::interest::Interest;
 use crate::limits::{MAX_DUE, MAX_MESSAGE};
 use crate::message;
 use crate::messages::Messages;
 use crate::outbox::{Outbox, OutboxEntry};
-use crate::peers::{Peers, Sequence};
+use crate::peers::{Peers, Turn};
 use crate::records::shard_command::Command;
 use crate::records::shard_reply::Reply;
 use crate::records::{
-    Applied, Drained, Ignored, Message, Refusal, Retain, Retained, ShardBatch, ShardCommand, ShardReplies,
-    ShardReply,
+    Applied, Drained, Ignored, Message, Refusal, ShardBatch, ShardCommand, ShardReplies, ShardReply,
 };
 use crate::routes::Routes;
 use crate::session::{Load, Queued, Session};
 
-/// The state of a shard group. A clone is O(1).
+/// The state of a shard group. A clone is O(1) once the effects are taken.
 #[derive(Debug, Clone, Default)]
 pub struct Shard {
     /// The last epoch given. One counter for all clients: an epoch never repeats, even when an entry is gone.
@@ -35,12 +38,15 @@ pub struct Shard {
     pub(crate) retained: RetainedIndex<Arc<Message>>,
     pub(crate) outbox: Outbox,
     pub(crate) peers: Peers,
+    pub(crate) arrivals: Arrivals,
     pub(crate) due: Due,
     pub(crate) messages: Messages,
+    /// Durable sessions by number.
     pub(crate) sessions: OrdMap<u64, Arc<Session>>,
-    pub(crate) routes: Routes,
-    pub(crate) routes_version: u64,
-    /// Of all queues.
+    /// Sessions that ended and hold messages still.
+    pub(crate) ended: OrdMap<u64, Arc<Session>>,
+    pub(crate) interest: Interest,
+    /// Of all queues but those of ended sessions.
     pub(crate) queued: Load,
     pub(crate) touched: Vec<Arc<str>>,
 }
@@ -57,9 +63,19 @@ impl Shard {
         Self::default()
     }
 
-    /// Applies one entry of the log: one reply for each command, in order.
+    /// Applies one entry of the log: one reply for each command, in order. A repeat of a producer's last batch
+    /// gets the replies that it got first; an older one, or one of an older incarnation, gets none.
     pub fn apply_batch(&mut self, batch: &ShardBatch) -> ShardReplies {
-        ShardReplies { replies: batch.commands.iter().map(|command| self.apply(command)).collect() }
+        match self.peers.turn(batch) {
+            Turn::Repeated(replies) => Arc::unwrap_or_clone(replies),
+            Turn::Outdated => ShardReplies::default(),
+            Turn::New => {
+                let replies = batch.commands.iter().map(|command| self.apply(command)).collect();
+                let replies = ShardReplies { replies };
+                self.peers.note(batch, &replies);
+                replies
+            }
+        }
     }
 
     /// Applies one command.
@@ -73,39 +89,17 @@ impl Shard {
             Some(Command::Retain(retain)) => self.retain(retain, now_ms),
             Some(Command::Tick(_)) => self.tick(now_ms),
             Some(Command::Drained(drained)) => self.drained(drained),
-            Some(_) => Err(Refusal::UnknownCommand),
+            Some(Command::Subscribe(subscribe)) => self.subscribe(subscribe),
+            Some(Command::Unsubscribe(unsubscribe)) => self.unsubscribe(unsubscribe),
+            Some(Command::Enqueue(enqueue)) => self.enqueue(enqueue, now_ms),
+            Some(Command::Deliver(deliver)) => self.deliver(deliver, now_ms),
+            Some(Command::Receive(receive)) => self.receive(receive),
+            Some(Command::Complete(complete)) => self.complete(complete),
+            Some(Command::Acknowledge(acknowledge)) => self.acknowledge(acknowledge),
+            Some(Command::EndReplay(end)) => self.end_replay(end),
         };
         let reply = outcome.unwrap_or_else(|reason| Reply::Ignored(Ignored { reason: reason.into() }));
         ShardReply { reply: Some(reply) }
-    }
-
-    fn retain(&mut self, retain: &Retain, now_ms: u64) -> Outcome {
-        let message = retain.message.as_ref().ok_or(Refusal::Invalid)?;
-        let topic = message::check(message).map_err(|_| Refusal::Invalid)?;
-        if message.encoded_len() > MAX_MESSAGE {
-            return Err(Refusal::Limit);
-        }
-        let sequence =
-            self.peers.produce(retain.producer_node, retain.producer_incarnation, retain.sequence)?;
-        if sequence == Sequence::Repeated {
-            return Ok(Reply::Retained(Retained { replaced: false, repeated: true }));
-        }
-        // One that arrives dead still ends the life of the one before it.
-        let kept = !message.payload.is_empty() && !message::is_expired(message, now_ms);
-        let replaced = self.set_retained(topic, kept.then(|| Arc::new(message::detached(message))));
-        Ok(Reply::Retained(Retained { replaced, repeated: false }))
-    }
-
-    /// Sets or removes the message of a topic and its timer. True if there was one.
-    pub(crate) fn set_retained(&mut self, topic: TopicName, message: Option<Arc<Message>>) -> bool {
-        let expires = |message: &Arc<Message>| (message.expires_at_ms > 0).then_some(message.expires_at_ms);
-        let new_ms = message.as_ref().and_then(expires);
-        let old = match message {
-            Some(message) => self.retained.insert(&topic, message),
-            None => self.retained.remove(&topic),
-        };
-        self.due.reset(&Timer::Retained(topic), old.as_ref().and_then(expires), new_ms);
-        old.is_some()
     }
 
     /// Handles at most [`MAX_DUE`] timers; [`next_due_ms`](Self::next_due_ms) tells if more are left.
@@ -119,6 +113,7 @@ impl Shard {
                 }
             }
         }
+        self.bury();
         APPLIED
     }
 
@@ -127,22 +122,6 @@ impl Shard {
             self.messages.release(message);
         }
         APPLIED
-    }
-
-    /// The retained messages that a filter matches and that live at `now_ms`, found as the iterator is driven,
-    /// in the order of the topic tree.
-    pub fn retained(
-        &self,
-        filter: &TopicFilter,
-        now_ms: u64,
-    ) -> impl Iterator<Item = (TopicName, &Arc<Message>)> {
-        self.retained.matches(filter).filter(move |(_, message)| !message::is_expired(message, now_ms))
-    }
-
-    /// Retained messages, those included that are dead and wait for a tick.
-    #[must_use]
-    pub fn retained_count(&self) -> usize {
-        self.retained.len()
     }
 
     /// What is to be done outside since the last call; take it before a clone is published.
@@ -164,19 +143,19 @@ impl Shard {
     /// What waits in a client's queue behind a position, in order: neither done nor released. Starts in the
     /// middle at no cost.
     pub fn queue(&self, client_id: &str, after: u64) -> impl Iterator<Item = Queued> {
-        self.session(client_id).into_iter().flat_map(move |session| session.queue(after))
+        self.session(client_id).into_iter().flat_map(move |session| session.queue.queued(after))
     }
 
     /// Filters that durable sessions want with QoS 1 or 2.
     #[must_use]
     pub fn routes(&self) -> &Routes {
-        &self.routes
+        self.interest.routes()
     }
 
     /// Grows with every change of the routes.
     #[must_use]
     pub fn routes_version(&self) -> u64 {
-        self.routes_version
+        self.interest.version()
     }
 
     /// Whether a queue, the outbox or a QoS 2 exchange still needs a message.
@@ -226,7 +205,8 @@ impl Shard {
         self.clients.len()
     }
 
-    /// What the leader is to publish, in order of the sequence; it stays until `Drained`.
+    /// What the leader is to publish, in order of the sequence; it stays until `Drained`. No entry may be published
+    /// that is [`OUTBOX_WINDOW`](crate::limits::OUTBOX_WINDOW) or more behind the first.
     pub fn outbox(&self) -> impl Iterator<Item = (u64, &OutboxEntry)> {
         self.outbox.iter()
     }
@@ -237,9 +217,20 @@ impl Shard {
         self.outbox.len()
     }
 
-    /// When a `Tick` has something to do, in milliseconds since the epoch.
+    /// When a `Tick` has something to do, in milliseconds since the epoch; 0 is at once.
     #[must_use]
     pub fn next_due_ms(&self) -> Option<u64> {
-        self.due.next_ms()
+        // What an ended session held may have to go through the outbox, so it waits for room there.
+        let is_burying = !self.ended.is_empty() && !self.outbox.is_full();
+        if is_burying { Some(0) } else { self.due.next_ms() }
     }
+}
+
+/// The topic of a message that the state may take.
+pub(crate) fn checked(message: &Message) -> Result<TopicName, Refusal> {
+    let topic = message::check(message).map_err(|_| Refusal::Invalid)?;
+    if message.encoded_len() > MAX_MESSAGE {
+        return Err(Refusal::Limit);
+    }
+    Ok(topic)
 }

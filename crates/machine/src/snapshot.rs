@@ -6,9 +6,6 @@ use prost::Message;
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The newest format this version writes and reads. 1: the first.
-const FORMAT: u8 = 1;
-
 /// Magic, format, checksum.
 const HEADER: usize = 4 + 1 + 8;
 
@@ -29,16 +26,22 @@ pub enum SnapshotError {
     Damaged(&'static str),
 }
 
-/// Which machine a snapshot is of: its first four bytes.
-pub(crate) type Magic = [u8; 4];
+/// What a snapshot is of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kind {
+    /// Which machine: the first four bytes.
+    pub(crate) magic: [u8; 4],
+    /// The format that this version writes and reads.
+    pub(crate) format: u8,
+}
 
 /// Writes records in the order given.
 pub(crate) struct Writer(Vec<u8>);
 
 impl Writer {
-    pub(crate) fn new(magic: Magic) -> Self {
-        let mut bytes = Vec::from(magic);
-        bytes.push(FORMAT);
+    pub(crate) fn new(kind: Kind) -> Self {
+        let mut bytes = Vec::from(kind.magic);
+        bytes.push(kind.format);
         bytes.resize(HEADER, 0);
         Self(bytes)
     }
@@ -64,17 +67,19 @@ pub(crate) fn checksum(snapshot: &[u8]) -> u64 {
 
 /// The records of a snapshot, the header checked.
 pub(crate) fn read<R: Message + Default>(
-    magic: Magic,
+    kind: Kind,
     bytes: &[u8],
 ) -> Result<impl Iterator<Item = Result<R, SnapshotError>>, SnapshotError> {
     let (header, mut records) = bytes.split_at_checked(HEADER).ok_or(SnapshotError::Damaged("no header"))?;
-    if !header.starts_with(&magic) {
+    if !header.starts_with(&kind.magic) {
         return Err(SnapshotError::Damaged("the magic of another machine, or none"));
     }
     match header.get(4) {
-        Some(&FORMAT) => {}
-        Some(&found) if found > FORMAT => return Err(SnapshotError::Newer { found, supported: FORMAT }),
-        _ => return Err(SnapshotError::Damaged("a format that never was")),
+        Some(&found) if found == kind.format => {}
+        Some(&found) if found > kind.format => {
+            return Err(SnapshotError::Newer { found, supported: kind.format });
+        }
+        _ => return Err(SnapshotError::Damaged("a format that no release wrote")),
     }
     if header.get(5..) != Some(&checksum(bytes).to_le_bytes()) {
         return Err(SnapshotError::Damaged("the checksum differs"));
@@ -93,10 +98,10 @@ mod tests {
     use super::*;
     use crate::records::Drained;
 
-    const MAGIC: Magic = *b"TEST";
+    const KIND: Kind = Kind { magic: *b"TEST", format: 1 };
 
     fn written() -> Vec<u8> {
-        let mut writer = Writer::new(MAGIC);
+        let mut writer = Writer::new(KIND);
         for upto in 1..4 {
             writer.push(&Drained { upto });
         }
@@ -104,7 +109,7 @@ mod tests {
     }
 
     fn read_all(bytes: &[u8]) -> Result<Vec<u64>, SnapshotError> {
-        read::<Drained>(MAGIC, bytes)?.map(|record| record.map(|record| record.upto)).collect()
+        read::<Drained>(KIND, bytes)?.map(|record| record.map(|record| record.upto)).collect()
     }
 
     #[test]
@@ -115,8 +120,8 @@ mod tests {
     #[test]
     fn a_newer_format_is_refused_with_both_numbers() {
         let mut bytes = written();
-        bytes[4] = FORMAT + 1;
-        let newer = SnapshotError::Newer { found: FORMAT + 1, supported: FORMAT };
+        bytes[4] = KIND.format + 1;
+        let newer = SnapshotError::Newer { found: KIND.format + 1, supported: KIND.format };
         assert_eq!(read_all(&bytes), Err(newer.clone()));
         assert_eq!(
             newer.to_string(),

@@ -15,7 +15,6 @@ fn claim_of(world: &World<App>, node: NodeId, client_id: &str, will: Option<&str
         client_id: client_id.to_owned(),
         node,
         incarnation: world.cluster(node).own.incarnation(),
-        token: rand::random(),
         clean_start: true,
         expiry_s: 0,
         will: will.map(|topic| Will { message: Some(message(topic)), ..Will::default() }),
