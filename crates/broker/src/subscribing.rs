@@ -12,7 +12,6 @@ use futures::future::{BoxFuture, join_all};
 use tokio::sync::Semaphore;
 use zwerm_cluster::Routed;
 use zwerm_machine::records::{self, EndReplay, Subscription};
-use zwerm_routing::Destination;
 use zwerm_wire::{
     QoS, ReasonCode, RetainHandling, Subscribe, SubscribeFilter, SubscribeOptions, TopicFilter, Unsubscribe,
 };
@@ -161,22 +160,8 @@ impl Subscribing {
     /// Waits until every node routes these filters to the client's shard, as of these versions.
     async fn shard_routed<'a>(&self, wanted: impl Iterator<Item = (&'a TopicFilter, u64)>) -> Vec<bool> {
         let Some(shard) = self.inner.cluster.shard_of(&self.client_id) else { return Vec::new() };
-        let routed = wanted
-            .map(|(filter, since)| async move { since == 0 || self.known_here(shard, filter, since).await });
-        join_all(routed).await
-    }
-
-    async fn known_here(&self, shard: u32, filter: &TopicFilter, since: u64) -> bool {
-        let control = &self.inner.cluster.control;
-        let mut applied = control.applied();
-        loop {
-            if control.routes().interest(Destination::Shard(shard), filter).since >= since {
-                return true;
-            }
-            if applied.changed().await.is_err() {
-                return false;
-            }
-        }
+        let cluster = &self.inner.cluster;
+        join_all(wanted.map(|(filter, since)| cluster.shard_routed(shard, filter, since))).await
     }
 
     /// Makes the subscriptions of a continued session live on this node; false if the cluster does not know

@@ -17,6 +17,7 @@ use zwerm_machine::Control;
 use zwerm_raft::{Group, GroupId, Host, Network, NetworkError};
 use zwerm_store::Engine;
 
+use crate::barrier::{Barrier, BarrierQueue, run_barrier};
 use crate::formation::{self, Acquaintances};
 use crate::forward::{Inbound, InboundState};
 use crate::leadership;
@@ -81,6 +82,7 @@ pub struct Shared {
     pub(crate) overseer: Overseer,
     /// Publishes this node's routes.
     pub routes: RouteClient,
+    pub(crate) barrier: Barrier,
     pub(crate) outbox: mpsc::Sender<OutboxMessage>,
     tasks: TaskTracker,
     /// No lease is kept any more.
@@ -145,6 +147,7 @@ impl Cluster {
         let tasks = TaskTracker::new();
         let lanes = Lanes::new((own.id, own.boot_incarnation), config.lanes, peers.clone(), tasks.clone());
         let (routes, route_queue) = RouteClient::new();
+        let (barrier, barrier_queue) = Barrier::new();
         let (outbox, outbox_messages) = mpsc::channel(OUTBOX);
         let shared = Arc::new(Shared {
             config,
@@ -169,6 +172,7 @@ impl Cluster {
             lease: Arc::new(Lease::new()),
             overseer: Overseer::new(),
             routes,
+            barrier,
             outbox,
             tasks,
             leaving: CancellationToken::new(),
@@ -177,7 +181,7 @@ impl Cluster {
         if let Some(formation) = known {
             shared.adopt(formation);
         }
-        spawn_tasks(&shared, incoming, route_queue);
+        spawn_tasks(&shared, incoming, route_queue, barrier_queue);
         Ok((Self(shared), outbox_messages))
     }
 
@@ -228,7 +232,12 @@ pub(crate) fn kick(shared: &Arc<Shared>, node: NodeId, request: KickRequest) {
     });
 }
 
-fn spawn_tasks(shared: &Arc<Shared>, incoming: Incoming, mut route_queue: RouteQueue) {
+fn spawn_tasks(
+    shared: &Arc<Shared>,
+    incoming: Incoming,
+    mut route_queue: RouteQueue,
+    mut barrier_queue: BarrierQueue,
+) {
     let each = |run: fn(Arc<Shared>) -> BoxFuture<'static, ()>| shared.spawn(run(Arc::clone(shared)));
     each(|shared| Box::pin(async move { formation::introduce(&shared).await }));
     each(|shared| {
@@ -240,6 +249,8 @@ fn spawn_tasks(shared: &Arc<Shared>, incoming: Incoming, mut route_queue: RouteQ
     each(|shared| Box::pin(async move { leadership::open_groups(&shared).await }));
     let publisher = Arc::clone(shared);
     shared.spawn(async move { routes::publish_routes(&publisher, &mut route_queue).await });
+    let runner = Arc::clone(shared);
+    shared.spawn(async move { run_barrier(&runner, &mut barrier_queue).await });
     shared.tasks.spawn(serve(Arc::clone(shared), incoming, shared.stop.clone()));
 }
 
@@ -250,6 +261,11 @@ impl Shared {
         self.tasks.spawn(async move {
             stop.run_until_cancelled(task).await;
         });
+    }
+
+    /// The result of something that may wait; `None`: the node stops first.
+    pub(crate) async fn until_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        self.stop.run_until_cancelled(work).await
     }
 
     /// The time of day in milliseconds.

@@ -1,28 +1,25 @@
-//! What the leader of a shard does: publishes its outbox, lets time pass, ends what a dead node owned, and
-//! makes way for the node that the shard is placed on first, so that leaders spread over the nodes.
+//! What the leader of a shard does: lets time pass, ends what a dead node owned, and makes way for the node that
+//! the shard is placed on first, so that leaders spread over the nodes.
 //!
 //! Runs for every shard this node holds and does nothing while another node leads it. All it decides is
-//! a command; the state machine says what follows. Start at [`keep_shard`].
+//! a command; the state machine says what follows. What a leader publishes has tasks of its own (`outbox.rs`,
+//! `shard_routes.rs`): neither waits for the other. Start at [`keep_shard`].
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use futures::future::join_all;
 use tokio::time::Instant;
-use zwerm_machine::records::{Drained, Message, OwnerLost, Tick, shard_command::Command};
-use zwerm_machine::{Shard, Target};
+use zwerm_machine::Shard;
+use zwerm_machine::records::{OwnerLost, Tick, shard_command::Command};
 use zwerm_raft::Group;
-use zwerm_wire::TopicFilter;
 
 use crate::NodeId;
 use crate::cluster::Shared;
-use crate::forward::Origin;
+use crate::ledger::shard_of_group;
 use crate::replica::ShardView;
 use crate::shards::ShardClient;
 
-/// Outbox entries published at a time.
-const OUTBOX_BATCH: usize = 256;
 /// Longest time without a look at the clock.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a leader stays before it makes way, and how much longer for each shard after the first: after a
@@ -32,53 +29,25 @@ const STAGGER: Duration = Duration::from_millis(150);
 /// How far behind the node that takes over may be.
 const CAUGHT_UP: u64 = 16;
 
-/// For whom a message of an outbox is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OutboxTarget {
-    /// Everything that wants its topic.
-    All,
-    /// One member of each of these shared subscriptions (`$share/...`): the member that had it ended without
-    /// having acknowledged it.
-    Groups(Vec<TopicFilter>),
-}
-
-/// A message that a shard publishes itself: a will that fired, a QoS 2 message whose PUBREL came, a message of a
-/// shared subscription that goes to another member.
-#[derive(Debug)]
-pub struct OutboxMessage {
-    /// What to publish.
-    pub message: Arc<Message>,
-    /// For whom.
-    pub target: OutboxTarget,
-    /// Its place, by which repeats are known.
-    pub origin: Origin,
-    /// To be told when all that matters have accepted it; dropped unsent, it is tried again.
-    pub published: oneshot::Sender<()>,
-}
-
 /// Incarnations per node up to which the shard knows that they are dead.
 type Lost = BTreeMap<NodeId, u64>;
 
 /// Keeps one shard until the node stops.
-pub(crate) async fn keep_shard(
-    shared: &Shared,
-    group: &Group,
-    view: &ShardView,
-    client: &ShardClient,
-    outbox: &mpsc::Sender<OutboxMessage>,
-) {
+pub(crate) async fn keep_shard(shared: &Shared, group: &Group, view: &ShardView, client: &ShardClient) {
     let mut status = group.watch();
     let mut applied = view.applied();
     let mut control = shared.control.applied();
     let mut lost = Lost::new();
     let mut leading = None;
-    let shard = group.id().0.saturating_sub(1);
+    let shard = shard_of_group(group.id());
     loop {
         let state = view.state();
         if group.is_leader() {
             let since = *leading.get_or_insert_with(Instant::now);
-            let did = duties(shared, shard, view, (client, outbox), &mut lost).await;
-            if did {
+            end_what_is_lost(shared, client, &mut lost).await;
+            if state.next_due_ms().is_some_and(|due| due <= shared.now_ms())
+                && client.tell(Command::Tick(Tick {})).await.is_ok()
+            {
                 continue;
             }
             make_way(shared, shard, group, since).await;
@@ -124,28 +93,16 @@ fn until_due(shared: &Shared, state: &Shard) -> Duration {
     due.clamp(Duration::from_millis(1), LOOK)
 }
 
-/// Does what is due; true if something was done (and the state has changed).
-async fn duties(
-    shared: &Shared,
-    shard: u32,
-    view: &ShardView,
-    (client, outbox): (&ShardClient, &mpsc::Sender<OutboxMessage>),
-    lost: &mut Lost,
-) -> bool {
-    let state = view.state();
-    for (node, incarnation) in dead_incarnations(shared) {
-        if lost.get(&node).is_none_or(|known| *known < incarnation) {
-            let command = Command::OwnerLost(OwnerLost { node, incarnation });
-            if client.tell(command).await.is_ok() {
-                lost.insert(node, incarnation);
-                return true;
-            }
-        }
-    }
-    if state.next_due_ms().is_some_and(|due| due <= shared.now_ms()) {
-        return client.tell(Command::Tick(Tick {})).await.is_ok();
-    }
-    state.outbox_len() > 0 && publish_outbox(shard, view, client, outbox).await
+/// Tells the shard of dead incarnations that it may not know of. A new leader tells all of them: it does not know
+/// how far its predecessor came, and what the shard knows already changes nothing.
+async fn end_what_is_lost(shared: &Shared, client: &ShardClient, lost: &mut Lost) {
+    let dead = dead_incarnations(shared);
+    let news = dead.into_iter().filter(|(node, dead)| lost.get(node).is_none_or(|known| known < dead));
+    let told = join_all(news.map(async |(node, incarnation)| {
+        let told = client.tell(Command::OwnerLost(OwnerLost { node, incarnation })).await;
+        told.is_ok().then_some((node, incarnation))
+    }));
+    lost.extend(told.await.into_iter().flatten());
 }
 
 /// Per node the newest incarnation that is dead.
@@ -156,46 +113,4 @@ fn dead_incarnations(shared: &Shared) -> Vec<(NodeId, u64)> {
         (incarnation > 0).then_some((node.id, incarnation))
     };
     control.nodes().filter_map(dead).collect()
-}
-
-async fn publish_outbox(
-    shard: u32,
-    view: &ShardView,
-    client: &ShardClient,
-    outbox: &mpsc::Sender<OutboxMessage>,
-) -> bool {
-    let mut waiting = Vec::new();
-    for (sequence, entry) in view.state().outbox().take(OUTBOX_BATCH) {
-        let message = match view.messages().get(entry.message).await {
-            Ok(Some(message)) => message,
-            // Published and forgotten by an entry that is not applied here yet.
-            Ok(None) => break,
-            Err(error) => {
-                tracing::error!(shard, error = &error as &dyn std::error::Error, "the outbox cannot be read");
-                break;
-            }
-        };
-        let (published, done) = oneshot::channel();
-        let origin = Origin { shard, sequence };
-        let target = match &entry.target {
-            Target::All => OutboxTarget::All,
-            Target::Group(filter) => OutboxTarget::Groups(vec![filter.clone()]),
-        };
-        let message = OutboxMessage { message, target, origin, published };
-        if outbox.send(message).await.is_err() {
-            return false;
-        }
-        waiting.push((sequence, done));
-    }
-    let mut upto = None;
-    for (sequence, done) in waiting {
-        if done.await.is_err() {
-            break;
-        }
-        upto = Some(sequence);
-    }
-    match upto {
-        Some(upto) => client.tell(Command::Drained(Drained { upto })).await.is_ok(),
-        None => false,
-    }
 }

@@ -16,9 +16,11 @@ use crate::batches::run_shard_client;
 use crate::cluster::{Shared, is_up};
 use crate::keeper::keep_shard;
 use crate::ledger::{CONTROL, control_request, group_of};
+use crate::outbox::publish_outbox;
 use crate::overseer::control_voters;
 use crate::queue::MessageStore;
 use crate::replica::{ControlReplica, ShardReplica, ShardView};
+use crate::shard_routes::publish_shard_routes;
 use crate::shards::ShardClient;
 
 const RETRY: Duration = Duration::from_millis(200);
@@ -103,8 +105,21 @@ async fn open_shard(shared: &Arc<Shared>, placement: &Placement) {
     let group = open(shared, id, Box::new(replica), voters).await;
     shared.add_shard_view(shard, Arc::clone(&view));
     let Some(client) = shared.shard_client(shard).cloned() else { return };
-    let keeper = Arc::clone(shared);
-    shared.spawn(async move { keep_shard(&keeper, &group, &view, &client, &keeper.outbox).await });
+    let of_leader = Arc::new((Arc::clone(shared), group, view, client));
+    let keeper = Arc::clone(&of_leader);
+    shared.spawn(async move {
+        let (shared, group, view, client) = &*keeper;
+        keep_shard(shared, group, view, client).await;
+    });
+    let publisher = Arc::clone(&of_leader);
+    shared.spawn(async move {
+        let (shared, group, view, client) = &*publisher;
+        publish_outbox(shared, group, view, client).await;
+    });
+    shared.spawn(async move {
+        let (shared, group, view, _) = &*of_leader;
+        publish_shard_routes(shared, group, view).await;
+    });
 }
 
 /// Opens one group; a failure is logged and tried again: the node is not ready meanwhile. All voters

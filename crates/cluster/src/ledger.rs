@@ -10,7 +10,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use thiserror::Error;
 use zwerm_machine::records::{ControlCommand, ShardBatch};
-use zwerm_raft::{GroupId, ProposeError};
+use zwerm_raft::{GroupId, ProposeError, Proposed};
 
 use crate::NodeId;
 use crate::cluster::Shared;
@@ -23,6 +23,11 @@ pub(crate) const CONTROL: GroupId = GroupId(0);
 /// The Raft group of a shard.
 pub(crate) fn group_of(shard: u32) -> GroupId {
     GroupId(shard + 1)
+}
+
+/// The shard of a Raft group that is not the control group.
+pub(crate) fn shard_of_group(group: GroupId) -> u32 {
+    group.0.saturating_sub(1)
 }
 
 /// One attempt; longer than an election, so that a slow leader is not asked twice for nothing.
@@ -40,6 +45,11 @@ pub(crate) struct Unproposed(String);
 /// A request for the control group.
 pub(crate) fn control_request(command: &ControlCommand, barrier: bool) -> ProposeRequest {
     ProposeRequest { group: CONTROL.0, command: command.encode_to_vec().into(), barrier }
+}
+
+/// Asks the control group for nothing but a barrier behind all that it has committed.
+pub(crate) fn barrier_request() -> ProposeRequest {
+    ProposeRequest { group: CONTROL.0, command: Bytes::new(), barrier: true }
 }
 
 /// Walks the nodes that may lead a group.
@@ -102,7 +112,8 @@ impl Shared {
             .map_err(|error| Unproposed(format!("node {node:016x}: {error}")))
     }
 
-    /// Proposes to the group as this node leads it.
+    /// Proposes to the group as this node leads it; an empty command is a point in the log behind all that is
+    /// committed.
     pub(crate) async fn propose_here(&self, request: ProposeRequest) -> Result<ProposeReply, Unproposed> {
         let id = GroupId(request.group);
         let not_leader = |leader: Option<NodeId>| ProposeReply {
@@ -111,8 +122,12 @@ impl Shared {
             reply: Bytes::new(),
         };
         let Some(group) = self.host.group(id) else { return Ok(not_leader(None)) };
-        let command = self.stamp(id, request.command)?;
-        let proposed = match group.propose(command).await {
+        let proposed = if request.command.is_empty() {
+            group.linearize().await.map(|index| Proposed { index, reply: Bytes::new() })
+        } else {
+            group.propose(self.stamp(id, request.command)?).await
+        };
+        let proposed = match proposed {
             Ok(proposed) => proposed,
             Err(ProposeError::NotLeader { leader }) => return Ok(not_leader(leader)),
             Err(error) => return Err(Unproposed(error.to_string())),

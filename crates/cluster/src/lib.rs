@@ -4,6 +4,7 @@
 //! topics, but no sessions and no sockets of clients: the broker sits on top and is called through
 //! [`Local`]. Start at [`Cluster`].
 
+mod barrier;
 mod batches;
 mod cluster;
 mod commands;
@@ -16,6 +17,7 @@ mod lanes;
 mod leadership;
 mod lease;
 mod ledger;
+mod outbox;
 mod overseer;
 mod own;
 mod placement;
@@ -24,6 +26,7 @@ pub mod receipt;
 mod replica;
 mod retained;
 mod routes;
+mod shard_routes;
 mod shards;
 mod status;
 mod transport;
@@ -31,9 +34,9 @@ mod transport;
 pub use cluster::{Cluster, Local};
 pub use config::{Config, WallClock};
 pub use error::StartError;
-pub use keeper::{OutboxMessage, OutboxTarget};
 pub use lanes::Lanes;
 pub use lease::{Lease, LeaseConfig};
+pub use outbox::{OutboxMessage, OutboxTarget};
 pub use own::Own;
 pub use queue::{QueueReader, QueuedMessage};
 pub use replica::{ControlView, ShardView};

@@ -18,8 +18,20 @@ use crate::ledger::control_request;
 
 /// Changes that wait; more wait in `permit`.
 const QUEUE: usize = 4_096;
-/// Routes in one command.
+/// Routes in one command, and bytes of their filters: no command holds up the others for long.
 const CHUNK: usize = 2_048;
+const CHUNK_BYTES: usize = 1024 * 1024;
+
+/// How many of these filters, by their lengths, go into one command; at least one, if there is one.
+pub(crate) fn first_fitting(lengths: impl Iterator<Item = usize>) -> usize {
+    let mut bytes = 0_usize;
+    let fitting = lengths.take(CHUNK).take_while(|length| {
+        let fits = bytes == 0 || bytes + length <= CHUNK_BYTES;
+        bytes += length;
+        fits
+    });
+    fitting.count()
+}
 
 /// How this node wants a filter from now on.
 #[derive(Debug)]
@@ -129,7 +141,8 @@ impl Publisher {
     /// longer current stops early and keeps them for the next.
     async fn send(&mut self, shared: &Shared, mut full: bool) {
         while full || !self.dirty.is_empty() {
-            let first = self.dirty.iter().take(CHUNK);
+            let fitting = first_fitting(self.dirty.keys().map(|filter| filter.as_str().len()));
+            let first = self.dirty.iter().take(fitting);
             let chunk: Vec<_> = first.map(|(filter, interest)| (filter.clone(), *interest)).collect();
             if !self.send_chunk(shared, &chunk, full).await {
                 return;
@@ -187,5 +200,18 @@ impl Publisher {
         tokio::time::sleep(shared.config.lease.interval).await;
         self.incarnation = 0;
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_has_a_bound_in_routes_and_in_bytes_and_is_never_empty() {
+        assert_eq!(first_fitting(std::iter::empty()), 0);
+        assert_eq!(first_fitting(std::iter::repeat_n(10, CHUNK * 2)), CHUNK);
+        assert_eq!(first_fitting(std::iter::repeat_n(65_535, CHUNK)), CHUNK_BYTES / 65_535);
+        assert_eq!(first_fitting([CHUNK_BYTES + 1, 1].into_iter()), 1);
     }
 }

@@ -16,4 +16,6 @@ pub struct ShardRoute {
     pub online: u32,
     /// The version of the routes in which the filter last began to have members.
     pub since: u64,
+    /// Members of a shared subscription that are online; else 0.
+    pub online: u32,
 }
