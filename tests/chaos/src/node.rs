@@ -1,0 +1,147 @@
+//! One node: a `zwerm serve` process in its network namespace, with its own directory and log.
+//!
+//! Knows how to start, stop, pause and watch it, not what a fault is. Start at [`Node::start`].
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::process::Child;
+use tokio::time::timeout;
+use zwerm_tests::{Signal, get, send_signal};
+
+use crate::network::{Network, Side};
+
+const MQTT: u16 = 1883;
+const HTTP: u16 = 8080;
+const CLUSTER: u16 = 7100;
+
+/// How long a node may take to stop on SIGTERM.
+const STOPPING: Duration = Duration::from_secs(30);
+
+/// A node and, while it runs, its process. Dropping it kills the process.
+#[derive(Debug)]
+pub(crate) struct Node {
+    side: Side,
+    binary: PathBuf,
+    dir: PathBuf,
+    child: Option<Child>,
+}
+
+impl Node {
+    /// Writes the configuration of node `side` of `nodes` into a directory; starts nothing.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub(crate) fn configure(side: Side, nodes: u8, dir: &Path, binary: &Path) -> Result<Self> {
+        fs::create_dir_all(dir.join("data"))?;
+        let node = Self { side, binary: binary.to_owned(), dir: dir.to_owned(), child: None };
+        let at = |side: Side, port: u16| SocketAddr::from((Network::address(side), port));
+        let peers: Vec<String> = (1..=nodes).map(|peer| at(peer, CLUSTER).to_string()).collect();
+        let config = format!(
+            "[node]\nname = \"node-{side}\"\ndata_dir = {:?}\n\n\
+             [cluster]\nlisten = \"{cluster}\"\nadvertise = \"{cluster}\"\npeers = {peers:?}\n\
+             bootstrap_expect = {nodes}\n\n\
+             [[listener]]\nkind = \"mqtt\"\nbind = \"{}\"\n\n[http]\nbind = \"{}\"\n\n\
+             [mqtt]\nallow_anonymous = true\n",
+            dir.join("data").join("zwerm"),
+            node.mqtt(),
+            node.http(),
+            cluster = at(side, CLUSTER),
+        );
+        fs::write(node.dir.join("zwerm.toml"), config)?;
+        Ok(node)
+    }
+
+    /// Starts the process; its output is appended to the node's log.
+    ///
+    /// # Errors
+    /// When it runs already or cannot be started.
+    pub(crate) fn start(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "node {} runs already", self.side);
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let mut command = Network::command(self.side);
+        command.arg(&self.binary).arg("serve").arg("--config").arg(self.dir.join("zwerm.toml"));
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ZWERM_")) {
+            command.env_remove(name);
+        }
+        if let Ok(level) = std::env::var("ZWERM_TEST_LOG") {
+            command.env("ZWERM_LOG__LEVEL", level);
+        }
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
+        self.child = Some(command.spawn().context("starting zwerm serve")?);
+        Ok(())
+    }
+
+    /// Sends a signal, to pause it or to let it go on.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = self.child.as_ref().and_then(Child::id);
+        send_signal(pid.with_context(|| format!("node {} does not run", self.side))?, signal)
+    }
+
+    /// `kill -9`; when this returns the process is gone. Harmless when it does not run.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(crate) async fn kill(&mut self) -> Result<()> {
+        match self.child.take() {
+            Some(mut child) => child.kill().await.context("kill -9"),
+            None => Ok(()),
+        }
+    }
+
+    /// SIGTERM, and waits for the end.
+    ///
+    /// # Errors
+    /// When it does not run, or does not stop in time (then it is killed).
+    pub(crate) async fn terminate(&mut self) -> Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        let mut child = self.child.take().context("it does not run")?;
+        let stopped = timeout(STOPPING, child.wait()).await;
+        stopped.with_context(|| format!("node {} did not stop on SIGTERM", self.side))?.context("waiting for the end")
+    }
+
+    /// Whether the process has ended without being told to; it can be started again then.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().ok()??;
+        self.child = None;
+        Some(status)
+    }
+
+    /// Whether `/readyz` says 200 now.
+    pub(crate) async fn is_ready(http: SocketAddr) -> bool {
+        get(http, "/readyz").await.is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// Where MQTT clients connect.
+    pub(crate) fn mqtt(&self) -> SocketAddr {
+        SocketAddr::from((Network::address(self.side), MQTT))
+    }
+
+    /// Where health and metrics are.
+    pub(crate) fn http(&self) -> SocketAddr {
+        SocketAddr::from((Network::address(self.side), HTTP))
+    }
+
+    /// The file all its output goes to.
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.dir.join("zwerm.log")
+    }
+
+    /// Where its data is.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Lines of the log that tell of a panic.
+    pub(crate) fn panics(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.log_path()).unwrap_or_default();
+        log.lines().filter(|line| line.contains("panicked at")).map(str::to_owned).collect()
+    }
+}
