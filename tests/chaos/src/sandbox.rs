@@ -35,6 +35,11 @@ pub(crate) enum Place {
     Refused(String),
 }
 
+/// Whether this process is the one that was typed.
+pub(crate) fn is_outside() -> bool {
+    env::var_os(INSIDE).is_none()
+}
+
 /// Continues in namespaces of its own: returns inside, or with the reason why there are none.
 ///
 /// # Errors

@@ -1,0 +1,178 @@
+//! A run from its beginning to its verdict: cluster, load, faults, rest, oracle, report.
+//!
+//! Start at [`run`].
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::ValueEnum as _;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep, timeout};
+use zwerm_oracle::{History, Rules, check};
+use zwerm_tests::zwerm_binary;
+
+use crate::Arguments;
+use crate::cluster::{Cluster, GLANCE, NODES};
+use crate::fault::{Deck, Kind};
+use crate::load;
+use crate::measure::measure;
+use crate::nemesis::{Schedule, rage};
+use crate::report::{Course, Report};
+use crate::scoreboard;
+use crate::surroundings::Surroundings;
+use crate::world::{Phase, World};
+
+/// What an old connection may still bring after a newer one was acknowledged: how long this program may need to
+/// read what had reached the machine before.
+const UNDER_WAY: Duration = Duration::from_secs(1);
+/// How long after it is due a will may come.
+const WILL_PATIENCE: Duration = Duration::from_secs(15);
+/// How long everything rests at least before the history is closed: the wills of the last moment must be missed
+/// with certainty if they are missed. Longest delay of a will, patience, slack.
+const REST: Duration = Duration::from_secs(3 + 15 + 2);
+/// And how long at most.
+const DRAINING: Duration = Duration::from_secs(120);
+/// Nobody has received anything for so long: drained.
+const QUIET: Duration = Duration::from_secs(3);
+/// How long clients may take to leave.
+const LEAVING: Duration = Duration::from_secs(20);
+/// A fault lasts at most this share of the time to the next.
+const LONGEST: f64 = 0.55;
+
+/// Runs; whether every promise held.
+///
+/// # Errors
+/// When the cluster does not start or does not recover, or a result cannot be written.
+pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
+    let binary = zwerm_binary()?;
+    let surroundings = Surroundings::look();
+    let seed = arguments.seed.unwrap_or_else(rand::random);
+    println!("zwerm-chaos: {} s, a fault every {} s, --seed {seed}", arguments.seconds, arguments.every);
+    println!("{} ({}, commit {})", binary.display(), surroundings.profile, surroundings.commit);
+    let temporary = TempDir::with_prefix("zwerm-chaos-")?;
+    let dir = arguments.keep.as_deref().unwrap_or(temporary.path());
+    fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    let is_empty = fs::read_dir(dir)?.next().is_none();
+    ensure!(is_empty, "{} is not empty: a run needs nodes without a past", dir.display());
+    let dir = dir.canonicalize()?;
+
+    let mut cluster = Cluster::start(&binary, &dir, arguments.disk).await?;
+    let outcome = course(arguments, &mut cluster, seed).await;
+    let (course, history) = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            show_logs(&dir);
+            return Err(error);
+        }
+    };
+    if arguments.keep.is_some() {
+        write_history(&dir.join("history.txt"), &history)?;
+    }
+    let rules =
+        Rules { under_way: UNDER_WAY, will_patience: WILL_PATIENCE, clock_slack: Duration::from_secs(1) };
+    let verdicts = check(&history, &rules);
+    let report = Report::new(surroundings, &course, &history, &verdicts);
+    print!("{report}");
+    for verdict in verdicts.verdicts.iter().take(5) {
+        println!("\n{}", verdict.render(&history, 12));
+    }
+    if let Some(path) = &arguments.json {
+        let json = serde_json::to_string_pretty(&report)?;
+        fs::write(path, json).with_context(|| format!("writing {}", path.display()))?;
+    }
+    if let Some(path) = &arguments.scoreboard {
+        scoreboard::update(path, &report)?;
+    }
+    if !report.held() {
+        show_logs(&dir);
+    }
+    Ok(report.held())
+}
+
+/// Load and faults, until everything has come to rest.
+async fn course(arguments: &Arguments, cluster: &mut Cluster, seed: u64) -> Result<(Course, History)> {
+    let world = Rc::new(World::new(cluster.addresses(), seed));
+    let pace = Duration::from_millis(arguments.pace.max(1));
+    let mut clients = load::spawn(&world, NODES, pace);
+    let every = Duration::from_secs(arguments.every);
+    let kinds = match (arguments.calm, arguments.only.is_empty()) {
+        (true, _) => Vec::new(),
+        (false, true) => Kind::value_variants().to_vec(),
+        (false, false) => arguments.only.clone(),
+    };
+    let mut deck = Deck::new(seed, kinds, NODES, every.mul_f64(LONGEST));
+    let schedule = Schedule { every, until: Duration::from_secs(arguments.seconds) };
+    let incidents = rage(cluster, &world, &mut deck, schedule).await?;
+    let end = world.now();
+
+    world.begin(Phase::Settle);
+    println!("{:8.1} s  all healed; coming to rest", end.as_secs_f64());
+    let mut notes = come_to_rest(cluster, &world).await;
+    let drained = world.now().saturating_sub(end);
+    world.drained();
+    let (history, placed) = world.take_history();
+    world.begin(Phase::Over);
+    // They have been judged: a client that does not get away is dropped with its connection.
+    timeout(LEAVING, async {
+        while let Some(client) = clients.join_next().await {
+            notes.extend(client.err().map(|error| format!("a client ended badly: {error}")));
+        }
+    })
+    .await
+    .ok();
+    notes.extend(cluster.panics());
+    let effects = measure(history.events(), &placed, &incidents, end);
+    let course = Course {
+        seed,
+        seconds: arguments.seconds,
+        every: arguments.every,
+        incidents: incidents.into_iter().zip(effects).collect(),
+        rest: drained,
+        notes,
+        endings: world.endings(),
+    };
+    Ok((course, history))
+}
+
+/// Waits until every client has finished and nobody receives anything any more; says what stood in the way.
+async fn come_to_rest(cluster: &mut Cluster, world: &World) -> Vec<String> {
+    let begin = Instant::now();
+    let mut notes = Vec::new();
+    loop {
+        notes.extend(cluster.revive());
+        let (finished, quiet) = world.rest();
+        if finished && quiet >= QUIET && begin.elapsed() >= REST {
+            return notes;
+        }
+        if begin.elapsed() >= DRAINING {
+            let what = if finished { "messages still came" } else { "clients had not finished" };
+            notes.push(format!("not at rest after {} s: {what}", DRAINING.as_secs()));
+            return notes;
+        }
+        sleep(GLANCE).await;
+    }
+}
+
+fn write_history(path: &Path, history: &History) -> Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    for (place, event) in history.events().iter().enumerate() {
+        writeln!(file, "[{place}] {event}")?;
+    }
+    Ok(file.flush()?)
+}
+
+/// The last lines of every node's log.
+fn show_logs(dir: &Path) {
+    for side in 1..=NODES {
+        let log = fs::read_to_string(dir.join(format!("node-{side}")).join("zwerm.log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        println!("--- node {side}, the end of its log");
+        for line in lines.iter().skip(lines.len().saturating_sub(30)) {
+            println!("{line}");
+        }
+    }
+}
