@@ -14,6 +14,9 @@ use crate::measure::{Effect, percentile};
 use crate::nemesis::Incident;
 use crate::surroundings::Surroundings;
 
+/// Verdicts that are shown; JSON has them all.
+const SHOWN: usize = 20;
+
 /// What happened in a run, before anybody has judged it.
 #[derive(Debug)]
 pub(crate) struct Course {
@@ -142,6 +145,14 @@ impl Report {
         }
     }
 
+    /// What was not as promised: the first of it, and how much more there is.
+    pub(crate) fn broken_promises(&self) -> Vec<String> {
+        let all = self.failures.len() + self.verdicts.len();
+        let shown = self.failures.iter().chain(&self.verdicts).take(SHOWN).cloned();
+        let more = (all > SHOWN).then(|| format!("and {} more", all - SHOWN));
+        shown.chain(more).collect()
+    }
+
     /// Whether every promise was kept and nothing else went wrong.
     pub(crate) fn held(&self) -> bool {
         self.verdicts.is_empty() && self.failures.is_empty()
@@ -253,7 +264,7 @@ impl fmt::Display for Report {
         for note in &self.notes {
             writeln!(f, "note: {note}")?;
         }
-        for failure in self.failures.iter().chain(&self.verdicts) {
+        for failure in self.broken_promises() {
             writeln!(f, "FAILED: {failure}")?;
         }
         let result = if self.held() { "every promise held" } else { "PROMISES BROKEN" };

@@ -68,7 +68,7 @@ fn measured(report: &Report) -> String {
     }
     if !report.held() {
         line("\n**Promises were broken in this run:**\n".to_owned());
-        report.failures.iter().chain(&report.verdicts).for_each(|failure| line(format!("* {failure}")));
+        report.broken_promises().iter().for_each(|failure| line(format!("* {failure}")));
     }
     text.push('\n');
     text
