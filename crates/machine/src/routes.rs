@@ -12,10 +12,8 @@ pub type Routes = OrdMap<TopicFilter, ShardRoute>;
 pub struct ShardRoute {
     /// Members of a shared subscription, 1 for a plain filter; never 0.
     pub members: u32,
-    /// Of a shared subscription: members whose clients are connected.
+    /// Of a shared subscription: members whose clients are connected; else 0.
     pub online: u32,
     /// The version of the routes in which the filter last began to have members.
     pub since: u64,
-    /// Members of a shared subscription that are online; else 0.
-    pub online: u32,
 }
