@@ -172,7 +172,8 @@ impl Cluster {
         filter: &TopicFilter,
         into: &mpsc::Sender<RetainedMessages>,
     ) -> Result<(), ShardError> {
-        self.read_retained(filter, into).await
+        // Boxed, for it is deep: the callers' futures would have to hold all of it.
+        Box::pin(self.read_retained(filter, into)).await
     }
 
     /// Reads the queue of a durable session that this node owns with this epoch; the bell rings when there is

@@ -155,7 +155,7 @@ pub(crate) struct ShardQueue(Arc<Line>);
 /// The line is closed, or has no room: here is the job again.
 enum NotTaken {
     Closed,
-    Full(Job),
+    Full(Box<Job>),
 }
 
 impl ShardClient {
@@ -170,7 +170,7 @@ impl ShardClient {
             return Err(NotTaken::Closed);
         }
         if !waiting.fits(room) {
-            return Err(NotTaken::Full(job));
+            return Err(NotTaken::Full(Box::new(job)));
         }
         waiting.bytes += job.len;
         waiting.jobs.push_back(job);
@@ -188,7 +188,7 @@ impl ShardClient {
             job = match self.try_push(job, AWAITED) {
                 Ok(()) => return Ok(()),
                 Err(NotTaken::Closed) => return Err(ShardError::Unavailable),
-                Err(NotTaken::Full(job)) => job,
+                Err(NotTaken::Full(job)) => *job,
             };
             room.await;
         }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use zwerm_wire::QoS;
@@ -71,6 +72,15 @@ struct Entry {
     /// `Some` for QoS 1/2; dropped with the entry when the peer has accepted it.
     _ticket: Option<Ticket>,
     qos: QoS,
+    /// When it was taken, if it expires.
+    taken: Option<Instant>,
+}
+
+impl Entry {
+    fn waited_ms(&self) -> u64 {
+        let waited = self.taken.map_or(Duration::ZERO, |taken| taken.elapsed());
+        u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -147,6 +157,7 @@ impl Lane {
             body: body.clone(),
             _ticket: ticket(),
             qos,
+            taken: body.expires().then(Instant::now),
         });
         drop(state);
         self.counters.taken.fetch_add(1, Ordering::Relaxed);
@@ -224,7 +235,7 @@ impl Lane {
             if count > 0 && (count == BATCH_RECORDS || records.len() + len > BATCH_BYTES) {
                 break;
             }
-            put_record(entry.sequence - last, &entry.target, &entry.body, &mut records);
+            put_record(entry.sequence - last, &entry.target, entry.waited_ms(), &entry.body, &mut records);
             last = entry.sequence;
             count += 1;
             if let Some(entry) = state.queue.pop_front() {
@@ -326,19 +337,23 @@ mod tests {
         Lane::new(7, 1, LaneLimits { messages, bytes: 1 << 20 }, Arc::default())
     }
 
-    fn push(lane: &Lane, qos: QoS, receipt: &Receipt) -> Result<(), LaneFull> {
-        let target = Target { plain: true, groups: Vec::new() };
-        let record = Record {
-            target: target.clone(),
+    fn record(qos: QoS, expires_in_ms: Option<u64>) -> Record {
+        Record {
+            target: Target { plain: true, groups: Vec::new() },
             publisher: "p".into(),
             topic: TopicName::new("t").unwrap(),
             qos,
             retain: false,
             origin: None,
-            expires_in_ms: None,
+            expires_in_ms,
             properties: None,
             payload: Bytes::from_static(b"x"),
-        };
+        }
+    }
+
+    fn push(lane: &Lane, qos: QoS, receipt: &Receipt) -> Result<(), LaneFull> {
+        let record = record(qos, None);
+        let target = record.target.clone();
         lane.push(qos, &target, &Body::encode(&record), || (qos != QoS::AtMostOnce).then(|| receipt.ticket()))
     }
 
@@ -385,6 +400,20 @@ mod tests {
             seen.push(sequence);
         }
         assert_eq!(seen, [1, 3, 4], "QoS 0 is sent once only");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_in_the_lane_is_taken_off_the_expiry_also_when_it_is_sent_again() {
+        let (lane, target) = (lane(10), Target { plain: true, groups: Vec::new() });
+        let record = record(QoS::AtLeastOnce, Some(5_000));
+        lane.push(QoS::AtLeastOnce, &target, &Body::encode(&record), || None).unwrap();
+        for left in [4_000, 3_000] {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            lane.rewind();
+            let mut records = lane.next_batch(1).unwrap().records;
+            let (_, taken) = super::super::record::take_record(&mut records).unwrap();
+            assert_eq!(taken.expires_in_ms, Some(left));
+        }
     }
 
     #[test]

@@ -1,13 +1,14 @@
-//! The bytes of one forwarded message, version 1: frozen, see the test at the end.
+//! The bytes of one forwarded message, version 2: frozen, see the test at the end.
 //!
 //! ```text
-//! record  := sequence-delta:varint target body-length:varint body
-//! target  := 0x01 if plain subscribers match | 0x02 if groups follow; then count:varint (length:varint filter)*
+//! record  := sequence-delta:varint marks [count:varint (length:varint filter)*] [waited-ms:varint] body-length:varint body
+//! marks   := 0x01 plain subscribers match | 0x02 groups (filters) follow | 0x04 the time it waited follows
 //! body    := flags publisher-length:varint publisher topic-length:varint topic
 //!            [shard:varint outbox-sequence:varint] [expiry-ms:varint] [properties-length:varint properties] payload (the rest)
 //! flags   := qos (2 bits) | 0x04 retain | 0x08 properties | 0x10 expiry | 0x20 of a shard's outbox
 //! ```
-//! The body is encoded once and copied into the batch of every peer; the target differs per peer.
+//! The body is encoded once and copied into the batch of every peer; the target, and how long the message waited
+//! for this peer, differ. What it waited is to be taken off its expiry.
 //! Properties are a `zwerm.records.v1.Properties`. Knows no streams. Start at [`Body::encode`].
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -20,7 +21,7 @@ use zwerm_machine::records::{Message, Properties};
 use zwerm_wire::{MessageProperties, QoS, TopicFilter, TopicName};
 
 /// Version of the layout above.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 const RETAIN: u8 = 0x04;
 const PROPERTIES: u8 = 0x08;
@@ -28,6 +29,7 @@ const EXPIRY: u8 = 0x10;
 const ORIGIN: u8 = 0x20;
 const PLAIN: u8 = 0x01;
 const GROUPS: u8 = 0x02;
+const WAITED: u8 = 0x04;
 
 /// A record that another node of this version would not have written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -112,6 +114,11 @@ impl Body {
         Self(out.freeze())
     }
 
+    /// The message dies at some time.
+    pub(super) fn expires(&self) -> bool {
+        self.0.first().is_some_and(|flags| flags & EXPIRY != 0)
+    }
+
     /// Bytes it takes in a batch, about.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -133,16 +140,27 @@ fn encode_properties(record: &Record) -> Option<Vec<u8>> {
         .map(|properties| properties.encode_to_vec())
 }
 
-/// Appends a record to a batch.
-pub(super) fn put_record(sequence_delta: u64, target: &Target, body: &Body, out: &mut BytesMut) {
+/// Appends a record to a batch, of a message that has waited for so many milliseconds.
+pub(super) fn put_record(
+    sequence_delta: u64,
+    target: &Target,
+    waited_ms: u64,
+    body: &Body,
+    out: &mut BytesMut,
+) {
     encode_varint(sequence_delta, out);
-    let groups = if target.groups.is_empty() { 0 } else { GROUPS };
-    out.put_u8(groups | if target.plain { PLAIN } else { 0 });
-    if groups != 0 {
+    let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+    out.put_u8(
+        flag(target.plain, PLAIN) | flag(!target.groups.is_empty(), GROUPS) | flag(waited_ms > 0, WAITED),
+    );
+    if !target.groups.is_empty() {
         encode_varint(target.groups.len() as u64, out);
         for group in &target.groups {
             put_bytes(group.as_str().as_bytes(), out);
         }
+    }
+    if waited_ms > 0 {
+        encode_varint(waited_ms, out);
     }
     put_bytes(&body.0, out);
 }
@@ -150,7 +168,7 @@ pub(super) fn put_record(sequence_delta: u64, target: &Target, body: &Body, out:
 /// Bytes that [`put_record`] appends, at most.
 pub(super) fn record_len(target: &Target, body: &Body) -> usize {
     let groups: usize = target.groups.iter().map(|group| group.as_str().len() + 3).sum();
-    2 * encoded_len_varint(u64::MAX) + 1 + groups + body.len()
+    3 * encoded_len_varint(u64::MAX) + 1 + groups + body.len()
 }
 
 /// Takes the next record off a batch: its sequence delta and the record.
@@ -164,8 +182,11 @@ pub(super) fn take_record(batch: &mut Bytes) -> Result<(u64, Record), RecordErro
             target.groups.push(filter);
         }
     }
+    let waited_ms = if marks & WAITED != 0 { take_varint(batch)? } else { 0 };
     let body = take_bytes(batch)?;
-    Ok((delta, take_body(target, body)?))
+    let mut record = take_body(target, body)?;
+    record.expires_in_ms = record.expires_in_ms.map(|left| left.saturating_sub(waited_ms));
+    Ok((delta, record))
 }
 
 fn take_body(target: Target, mut body: Bytes) -> Result<Record, RecordError> {
@@ -255,7 +276,7 @@ mod tests {
 
     fn encoded(record: &Record) -> BytesMut {
         let mut out = BytesMut::new();
-        put_record(3, &record.target, &Body::encode(record), &mut out);
+        put_record(3, &record.target, 0, &Body::encode(record), &mut out);
         out
     }
 
@@ -291,8 +312,21 @@ mod tests {
     }
 
     #[test]
+    fn what_a_message_waited_is_taken_off_its_expiry() {
+        for (waited_ms, left) in [(0, 1_500), (1, 1_499), (400, 1_100), (1_501, 0)] {
+            let (mut out, record) = (BytesMut::new(), record());
+            put_record(3, &record.target, waited_ms, &Body::encode(&record), &mut out);
+            assert!(out.len() <= record_len(&record.target, &Body::encode(&record)));
+            let taken = take_record(&mut out.freeze());
+            assert_eq!(taken, Ok((3, Record { expires_in_ms: Some(left), ..record })));
+        }
+    }
+
+    #[test]
     fn every_cut_of_a_record_is_refused() {
-        let whole = encoded(&record()).freeze();
+        let mut whole = BytesMut::new();
+        put_record(3, &record().target, 300, &Body::encode(&record()), &mut whole);
+        let whole = whole.freeze();
         for end in 0..whole.len() {
             assert!(take_record(&mut whole.slice(..end)).is_err(), "cut at {end}");
         }

@@ -161,13 +161,13 @@ impl Peer for Service {
         request: Request<RetainedRequest>,
     ) -> Result<Response<Self::RetainedStream>, Status> {
         self.caller(request.metadata())?;
-        let RetainedRequest { shards, filter } = request.into_inner();
+        let RetainedRequest { shards, filter, after } = request.into_inner();
         let filter = TopicFilter::new(filter).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let (sender, receiver) = mpsc::channel(RETAINED_QUEUE);
         let (complete, end) = oneshot::channel();
         let shared = Arc::clone(&self.shared);
         self.shared.spawn(async move {
-            answer_retained(&shared, &shards, &filter, &sender).await;
+            answer_retained(&shared, shards.into_iter().zip(after), &filter, &sender).await;
             // The caller is gone if nobody listens.
             complete.send(()).unwrap_or_default();
         });
@@ -199,11 +199,12 @@ impl Peer for Service {
 /// Reads the shards one after the other; the caller's window holds the reading back.
 async fn answer_retained(
     shared: &Shared,
-    shards: &[u32],
+    shards: impl Iterator<Item = (u32, String)>,
     filter: &TopicFilter,
     replies: &mpsc::Sender<Result<RetainedBatch, Status>>,
 ) {
-    for &shard in shards {
+    for (shard, after) in shards {
+        let after = Some(after.as_str()).filter(|after| !after.is_empty());
         let (into, mut batches) = mpsc::channel::<RetainedMessages>(RETAINED_QUEUE);
         // Owns its end, so that the reading ends with it when the caller is gone.
         let forward = async move {
@@ -215,7 +216,7 @@ async fn answer_retained(
             }
         };
         let read = async {
-            let read = shared.read_here(shard, filter, &into).await;
+            let read = shared.read_here(shard, filter, after, &into).await;
             drop(into);
             read
         };

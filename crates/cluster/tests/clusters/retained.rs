@@ -30,6 +30,20 @@ pub async fn keep(world: &World<App>, node: NodeId, topic: &str, payload: &str) 
     assert!(receipt.is_complete() && !receipt.has_failed());
 }
 
+/// Keeps so many messages of 2,000 bytes.
+async fn keep_many(world: &World<App>, prefix: &str, topics: usize) {
+    let receipt = Receipt::new(Bell::new());
+    let last = receipt.ticket();
+    for number in 0..topics {
+        let topic = format!("{prefix}/{number}");
+        let cluster = world.cluster(1);
+        soon("there is room", cluster.wait_retain(&topic)).await;
+        cluster.retain(&topic, || message(&topic, &"v".repeat(2_000)), || receipt.ticket()).unwrap();
+    }
+    drop(last);
+    until("all are kept", || receipt.is_complete()).await;
+}
+
 /// Topics and payloads that match, in order of topics.
 pub async fn read(world: &World<App>, node: NodeId, filter: &str) -> Vec<(String, String)> {
     let (into, mut batches) = mpsc::channel(1);
@@ -96,20 +110,41 @@ async fn a_wildcard_read_streams_more_than_one_batch_from_each_shard() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reader_that_goes_away_ends_the_reading_on_the_other_nodes() {
+async fn a_read_that_breaks_midway_goes_on_and_brings_each_topic_once() {
     const TOPICS: usize = 4_000;
     let world = World::formed().await;
-    let bell = Bell::new();
-    let receipt = Receipt::new(bell.clone());
-    let last = receipt.ticket();
-    for number in 0..TOPICS {
-        let topic = format!("gone/{number}");
-        let cluster = world.cluster(1);
-        soon("there is room", cluster.wait_retain(&topic)).await;
-        cluster.retain(&topic, || message(&topic, &"v".repeat(2_000)), || receipt.ticket()).unwrap();
-    }
-    drop(last);
-    until("all are kept", || receipt.is_complete()).await;
+    keep_many(&world, "cut", TOPICS).await;
+    let (into, mut batches) = mpsc::channel(1);
+    let filter = TopicFilter::new("cut/#").unwrap();
+    let reading = async {
+        let read = world.cluster(1).retained(&filter, &into).await;
+        drop(into);
+        read.unwrap();
+    };
+    let mut found = BTreeMap::new();
+    let cutting = async {
+        while let Some(batch) = batches.recv().await {
+            for message in batch {
+                assert!(found.insert(message.topic.clone(), ()).is_none(), "{} came twice", message.topic);
+            }
+            // Again and again; what was read of each shard stays read.
+            for other in ["n2", "n3"] {
+                if found.len() % 5 == 0 {
+                    world.net.cut("n1", other);
+                    world.net.heal("n1", other);
+                }
+            }
+        }
+    };
+    soon("the read ends", async { tokio::join!(reading, cutting) }).await;
+    assert_eq!(found.len(), TOPICS);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_goes_away_ends_the_reading_on_the_other_nodes() {
+    let world = World::formed().await;
+    keep_many(&world, "gone", 4_000).await;
     for _ in 0..3 {
         let (into, mut batches) = mpsc::channel(1);
         let filter = TopicFilter::new("#").unwrap();
