@@ -152,7 +152,10 @@ mod tests {
             let spared = (1..=3).filter(|node| fault.spares(*node)).count();
             assert!(spared >= 1 && (1..=3).contains(&fault.node), "{fault}");
             assert_ne!(fault.other, Some(fault.node), "{fault}");
-            assert!(fault.lasts <= Duration::from_secs(8) && fault.lasts >= Duration::from_secs(2), "{fault}");
+            assert!(
+                fault.lasts <= Duration::from_secs(8) && fault.lasts >= Duration::from_secs(2),
+                "{fault}"
+            );
         }
     }
 }

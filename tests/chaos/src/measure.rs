@@ -37,7 +37,12 @@ struct Stay {
 }
 
 /// The effect of each incident. `end`: when the load ended.
-pub(crate) fn measure(events: &[Event], placed: &[Placed], incidents: &[Incident], end: Duration) -> Vec<Effect> {
+pub(crate) fn measure(
+    events: &[Event],
+    placed: &[Placed],
+    incidents: &[Incident],
+    end: Duration,
+) -> Vec<Effect> {
     let mut probes: BTreeMap<Side, Vec<Duration>> = BTreeMap::new();
     let mut acknowledged = Vec::new();
     for event in events {

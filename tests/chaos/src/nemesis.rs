@@ -55,8 +55,7 @@ pub(crate) async fn rage(
     let mut incidents = Vec::new();
     // The load shall be there first.
     let mut next = begin + schedule.every.min(Duration::from_secs(5));
-    loop {
-        let Some(fault) = deck.deal() else { break };
+    while let Some(fault) = deck.deal() {
         if (next + fault.lasts).duration_since(begin) > schedule.until {
             break;
         }
@@ -105,7 +104,10 @@ async fn recover(cluster: &mut Cluster, notes: &mut Vec<String>) -> Result<()> {
             sleep(GLANCE).await;
         }
         for side in unready {
-            notes.push(format!("node {side} was not ready {} s after it was healed; restarted", PATIENCE.as_secs()));
+            notes.push(format!(
+                "node {side} was not ready {} s after it was healed; restarted",
+                PATIENCE.as_secs()
+            ));
             cluster.replace(side).await?;
         }
     }

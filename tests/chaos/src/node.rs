@@ -65,7 +65,8 @@ impl Node {
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut command = Network::command(self.side);
         command.arg(&self.binary).arg("serve").arg("--config").arg(self.dir.join("zwerm.toml"));
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ZWERM_")) {
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ZWERM_"))
+        {
             command.env_remove(name);
         }
         if let Ok(level) = std::env::var("ZWERM_TEST_LOG") {
@@ -104,7 +105,9 @@ impl Node {
         self.signal(Signal::TERM)?;
         let mut child = self.child.take().context("it does not run")?;
         let stopped = timeout(STOPPING, child.wait()).await;
-        stopped.with_context(|| format!("node {} did not stop on SIGTERM", self.side))?.context("waiting for the end")
+        stopped
+            .with_context(|| format!("node {} did not stop on SIGTERM", self.side))?
+            .context("waiting for the end")
     }
 
     /// Whether the process has ended without being told to; it can be started again then.

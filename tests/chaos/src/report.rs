@@ -138,7 +138,9 @@ impl Report {
             wills,
             rest_ms: course.rest.as_millis(),
             faults: incidents().map(|it| format!("{:.1} s {}", seconds(it.at), it.fault)).collect(),
-            notes: incidents().flat_map(|it| it.notes.iter().map(|note| format!("{}: {note}", it.fault))).collect(),
+            notes: incidents()
+                .flat_map(|it| it.notes.iter().map(|note| format!("{}: {note}", it.fault)))
+                .collect(),
             failures: course.notes.clone(),
             verdicts: verdicts.verdicts.iter().map(ToString::to_string).collect(),
             endings: course.endings.clone(),

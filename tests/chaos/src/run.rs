@@ -2,6 +2,7 @@
 //!
 //! Start at [`run`].
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
@@ -12,7 +13,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::ValueEnum as _;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
-use zwerm_oracle::{History, Rules, check};
+use zwerm_oracle::{History, Rules, What, check};
 use zwerm_tests::zwerm_binary;
 
 use crate::Arguments;
@@ -24,7 +25,7 @@ use crate::nemesis::{Schedule, rage};
 use crate::report::{Course, Report};
 use crate::scoreboard;
 use crate::surroundings::Surroundings;
-use crate::world::{Phase, World};
+use crate::world::{Phase, Placed, World};
 
 /// What an old connection may still bring after a newer one was acknowledged: how long this program may need to
 /// read what had reached the machine before.
@@ -62,7 +63,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
 
     let mut cluster = Cluster::start(&binary, &dir, arguments.disk).await?;
     let outcome = course(arguments, &mut cluster, seed).await;
-    let (course, history) = match outcome {
+    let (course, history, placed) = match outcome {
         Ok(outcome) => outcome,
         Err(error) => {
             show_logs(&dir);
@@ -70,7 +71,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
         }
     };
     if arguments.keep.is_some() {
-        write_history(&dir.join("history.txt"), &history)?;
+        write_history(&dir.join("history.txt"), &history, &placed)?;
     }
     let rules =
         Rules { under_way: UNDER_WAY, will_patience: WILL_PATIENCE, clock_slack: Duration::from_secs(1) };
@@ -94,7 +95,11 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
 }
 
 /// Load and faults, until everything has come to rest.
-async fn course(arguments: &Arguments, cluster: &mut Cluster, seed: u64) -> Result<(Course, History)> {
+async fn course(
+    arguments: &Arguments,
+    cluster: &mut Cluster,
+    seed: u64,
+) -> Result<(Course, History, Vec<Placed>)> {
     let world = Rc::new(World::new(cluster.addresses(), seed));
     let pace = Duration::from_millis(arguments.pace.max(1));
     let mut clients = load::spawn(&world, NODES, pace);
@@ -135,7 +140,7 @@ async fn course(arguments: &Arguments, cluster: &mut Cluster, seed: u64) -> Resu
         notes,
         endings: world.endings(),
     };
-    Ok((course, history))
+    Ok((course, history, placed))
 }
 
 /// Waits until every client has finished and nobody receives anything any more; says what stood in the way.
@@ -157,10 +162,16 @@ async fn come_to_rest(cluster: &mut Cluster, world: &World) -> Vec<String> {
     }
 }
 
-fn write_history(path: &Path, history: &History) -> Result<()> {
+/// Every event, and after a CONNECT to which node it went.
+fn write_history(path: &Path, history: &History, placed: &[Placed]) -> Result<()> {
+    let nodes: HashMap<_, _> = placed.iter().map(|it| ((&it.client, it.connection), it.node)).collect();
     let mut file = BufWriter::new(File::create(path)?);
     for (place, event) in history.events().iter().enumerate() {
-        writeln!(file, "[{place}] {event}")?;
+        write!(file, "[{place}] {event}")?;
+        match nodes.get(&(&event.client, event.connection)) {
+            Some(node) if matches!(event.what, What::Connect { .. }) => writeln!(file, " to node {node}")?,
+            _ => writeln!(file)?,
+        }
     }
     Ok(file.flush()?)
 }

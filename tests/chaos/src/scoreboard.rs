@@ -37,12 +37,18 @@ fn measured(report: &Report) -> String {
         text.push_str(&line);
         text.push('\n');
     };
-    line(format!("\nMeasured {}, commit {}, {} build.", surroundings.date, surroundings.commit, surroundings.profile));
+    line(format!(
+        "\nMeasured {}, commit {}, {} build.",
+        surroundings.date, surroundings.commit, surroundings.profile
+    ));
     line(format!(
         "Machine: {} cores ({}), {} GiB, {}; nodes, clients and nemesis together on it.\n",
         surroundings.cores, surroundings.processor, surroundings.memory_gib, surroundings.kernel
     ));
-    line(format!("Repeat it: `cargo run --release -p zwerm-chaos -- --seconds {} --every {} --seed {}`\n", report.seconds, report.every, report.seed));
+    line(format!(
+        "Repeat it: `cargo run --release -p zwerm-chaos -- --seconds {} --every {} --seed {}`\n",
+        report.seconds, report.every, report.seed
+    ));
     line(table(&report.rows, total));
     line(format!(
         "{published} messages published over {connections} connections, {delivered} deliveries, \
@@ -55,7 +61,11 @@ fn measured(report: &Report) -> String {
         line(format!(
             "\nTakeover after `kill -9` of the owner: {} durable clients moved; p50 {}, p99 {}, worst {}; \
              {} received nothing until the next fault.",
-            total.takeovers, seconds(p50), seconds(p99), seconds(worst), total.stranded
+            total.takeovers,
+            seconds(p50),
+            seconds(p99),
+            seconds(worst),
+            total.stranded
         ));
     }
     line(format!(

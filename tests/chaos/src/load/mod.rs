@@ -76,7 +76,13 @@ pub(crate) fn spawn(world: &Rc<World>, nodes: Side, every: Duration) -> JoinSet<
         tasks.spawn_local(publisher.run());
     };
     for node in 1..=nodes {
-        publish(&format!("{PROBE}{node}"), V5, Transient, (&format!("chaos/probe/{node}"), 1, false), Some(node));
+        publish(
+            &format!("{PROBE}{node}"),
+            V5,
+            Transient,
+            (&format!("chaos/probe/{node}"), 1, false),
+            Some(node),
+        );
     }
     publish("publisher-a", V5, Durable, ("chaos/exact/a", 2, false), None);
     publish("publisher-b", V5, Durable, ("chaos/exact/b", 2, false), None);
@@ -94,7 +100,7 @@ pub(crate) fn spawn(world: &Rc<World>, nodes: Side, every: Duration) -> JoinSet<
         let filters = filters.iter().map(|(filter, qos)| (Arc::from(*filter), *qos)).collect();
         tasks.spawn_local(Subscriber::new(Rc::clone(world), client, filters, habit).run());
     };
-    use subscriber::Habit::{Stays, Comes};
+    use subscriber::Habit::{Comes, Stays};
     for (name, version) in [("a", V5), ("b", V5), ("c", V311), ("d", V5), ("e", V5), ("f", V311)] {
         let filters = [("chaos/exact/+", 2), ("chaos/probe/+", 1)];
         subscribe(&format!("{DURABLE_SUBSCRIBER}{name}"), version, Durable, &filters, Stays);
