@@ -1,34 +1,8 @@
 //! What an operator may tune of all groups of a host.
 
-use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use crate::HostError;
-
-/// How long a simulated disk takes for the next sync. Asked once per sync; the host sleeps that long on the
-/// runtime's clock between the commit and the sync, so that a crash in between loses the commit.
-pub type DiskDelay = Arc<dyn Fn() -> Duration + Send + Sync>;
-
-/// Where a host does the work that waits for the disk.
-#[derive(Clone, Default)]
-pub enum DiskWork {
-    /// On threads: one log writer, and the runtime's blocking threads.
-    #[default]
-    Threads,
-    /// In tasks of the runtime, which stands still meanwhile: on a `current_thread` runtime nothing then
-    /// depends on the scheduling of threads. For deterministic simulation, with an engine in memory.
-    Inline(DiskDelay),
-}
-
-impl fmt::Debug for DiskWork {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Threads => "Threads",
-            Self::Inline(_) => "Inline",
-        })
-    }
-}
+use crate::{DiskWork, HostError};
 
 /// Timing and sizes of every Raft group of a [`Host`](crate::Host). The defaults elect a new leader within
 /// about two seconds of a leader's death and tolerate a busy two-core machine.

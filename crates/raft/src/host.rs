@@ -13,6 +13,7 @@ use zwerm_store::keyspace::{self, KeySpace, RaftLog, RaftSnapshot, RaftVote};
 use zwerm_store::{Engine, StoreError};
 
 use crate::consensus::Raft;
+use crate::disk::Disk;
 use crate::log::store::LogStore;
 use crate::log::writer::Writer;
 use crate::peer::Peers;
@@ -31,7 +32,7 @@ struct Inner {
     node: NodeId,
     config: Arc<Config>,
     openraft: Arc<openraft::Config>,
-    engine: Arc<dyn Engine>,
+    disk: Disk,
     network: Arc<dyn Network>,
     writer: Arc<Writer>,
     groups: RwLock<Groups>,
@@ -87,13 +88,13 @@ impl Host {
         network: Arc<dyn Network>,
     ) -> Result<Self, HostError> {
         let openraft = Arc::new(config.to_openraft()?);
-        let reader = Arc::clone(&engine);
-        let known = blocking(move || groups_on_disk(reader.as_ref())).await?;
-        let writer = Writer::start(Arc::clone(&engine))
+        let disk = Disk::new(Arc::clone(&engine), config.disk_work.clone());
+        let known = disk.run(groups_on_disk).await?;
+        let writer = Writer::start(engine, &config.disk_work)
             .map_err(|source| StoreError::Io { action: "start the log writer", source })?;
         let groups = RwLock::new(Groups { known, ..Groups::default() });
         let (config, writer) = (Arc::new(config), Arc::new(writer));
-        Ok(Self { inner: Arc::new(Inner { node, config, openraft, engine, network, writer, groups }) })
+        Ok(Self { inner: Arc::new(Inner { node, config, openraft, disk, network, writer, groups }) })
     }
 
     /// This node.
@@ -129,10 +130,10 @@ impl Host {
     }
 
     async fn restore(&self, id: GroupId, machine: Box<dyn Machine>) -> Result<Open, HostError> {
-        let Inner { node, config, openraft, network, .. } = self.inner.as_ref();
+        let Inner { node, config, openraft, disk, network, .. } = self.inner.as_ref();
         let (log, snapshots) = self.read_disk(id).await?;
         let unsnapshotted = Arc::new(AtomicU64::new(0));
-        let replica = Replica::new(machine, Arc::new(snapshots), Arc::clone(&unsnapshotted));
+        let replica = Replica::new(machine, disk.clone(), Arc::new(snapshots), Arc::clone(&unsnapshotted));
         let (network, peers_config) = (Arc::clone(network), Arc::clone(config));
         let peers = Peers { node: *node, group: id, network, config: peers_config };
         let raft = Raft::new(*node, Arc::clone(openraft), peers, log, replica)
@@ -145,13 +146,13 @@ impl Host {
     }
 
     async fn read_disk(&self, id: GroupId) -> Result<(LogStore, SnapshotStore), HostError> {
-        let (engine, writer) = (Arc::clone(&self.inner.engine), Arc::clone(&self.inner.writer));
+        let (disk, writer) = (self.inner.disk.clone(), Arc::clone(&self.inner.writer));
         let (cache, request) = (self.inner.config.log_cache_bytes, self.inner.config.max_request_bytes);
-        let opened = blocking(move || {
-            let snapshots = SnapshotStore::open(id.0, Arc::clone(&engine))?;
-            Ok((LogStore::open(id.0, engine, writer, cache, request)?, snapshots))
-        })
-        .await?;
+        let open = move |_: &dyn Engine| {
+            let snapshots = SnapshotStore::open(id.0, disk.engine())?;
+            Ok((LogStore::open(id.0, disk, writer, cache, request)?, snapshots))
+        };
+        let opened = self.inner.disk.run(open).await?;
         opened.0.resume_purge().await.map_err(|error| HostError::Group(id.0, error.to_string()))?;
         Ok(opened)
     }
@@ -196,19 +197,8 @@ impl Host {
                 tracing::error!(group = id.0, "the group's reporter panicked");
             }
         }
-        let writer = Arc::clone(&self.inner.writer);
-        if tokio::task::spawn_blocking(move || writer.stop()).await.is_err() {
-            tracing::error!("the log writer could not be stopped");
-        }
+        self.inner.writer.stop().await;
     }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, HostError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    let done = done.map_err(|error| StoreError::Damaged(format!("reading panicked: {error}")))?;
-    Ok(done?)
 }
 
 fn groups_on_disk(engine: &dyn Engine) -> Result<BTreeSet<GroupId>, StoreError> {

@@ -9,6 +9,7 @@
 
 mod config;
 mod consensus;
+mod disk;
 mod error;
 mod group;
 mod host;
@@ -23,7 +24,8 @@ mod serve;
 mod snapshot;
 mod status;
 
-pub use config::{Config, DiskDelay, DiskWork};
+pub use config::Config;
+pub use disk::{DiskDelay, DiskWork};
 pub use error::{HandleError, HostError, MembersError, ProposeError};
 pub use group::{Group, GroupId, Proposed};
 pub use host::{FlushStats, Host};

@@ -12,9 +12,11 @@ use futures::{Stream, TryStreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
+use zwerm_store::Engine;
 
 use crate::Machine;
 use crate::consensus::{LogId, Snapshot, SnapshotMeta, StoredMembership, Types};
+use crate::disk::Disk;
 use crate::snapshot::SnapshotStore;
 
 /// Entries applied before their views are published and their proposers answered, at most.
@@ -25,6 +27,7 @@ pub(crate) struct Replica {
     machine: Box<dyn Machine>,
     applied: Option<LogId>,
     membership: StoredMembership,
+    disk: Disk,
     snapshots: Arc<SnapshotStore>,
     /// Bytes of commands applied since the last snapshot was begun.
     unsnapshotted: Arc<AtomicU64>,
@@ -34,10 +37,12 @@ impl Replica {
     /// A machine that has applied nothing yet.
     pub(crate) fn new(
         machine: Box<dyn Machine>,
+        disk: Disk,
         snapshots: Arc<SnapshotStore>,
         unsnapshotted: Arc<AtomicU64>,
     ) -> Self {
-        Self { machine, applied: None, membership: StoredMembership::default(), snapshots, unsnapshotted }
+        let membership = StoredMembership::default();
+        Self { machine, applied: None, membership, disk, snapshots, unsnapshotted }
     }
 
     fn meta(&self) -> SnapshotMeta {
@@ -99,6 +104,7 @@ impl RaftStateMachine<Types> for Replica {
         SnapshotBuilder {
             meta: self.meta(),
             serialise: Mutex::new(Some(self.machine.snapshot())),
+            disk: self.disk.clone(),
             snapshots: Arc::clone(&self.snapshots),
         }
     }
@@ -106,7 +112,8 @@ impl RaftStateMachine<Types> for Replica {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> Result<(), io::Error> {
         // At a start openraft installs what it has just read from here: the store has it and does nothing.
         let (store, saved, data) = (Arc::clone(&self.snapshots), meta.clone(), snapshot.clone());
-        blocking(move || store.save(&saved, data)).await?;
+        let save = move |_: &dyn Engine| store.save(&saved, data);
+        self.disk.run(save).await.map_err(io::Error::other)?;
         let index = meta.last_log_id.map_or(0, |id| id.index);
         self.machine
             .restore(snapshot, index)
@@ -118,7 +125,7 @@ impl RaftStateMachine<Types> for Replica {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot>, io::Error> {
         let store = Arc::clone(&self.snapshots);
-        blocking(move || store.load()).await
+        self.disk.run(move |_| store.load()).await.map_err(io::Error::other)
     }
 }
 
@@ -130,6 +137,7 @@ pub(crate) struct SnapshotBuilder {
     meta: SnapshotMeta,
     /// A mutex only because openraft wants the builder to be `Sync`.
     serialise: Mutex<Option<Serialise>>,
+    disk: Disk,
     snapshots: Arc<SnapshotStore>,
 }
 
@@ -140,19 +148,12 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
         let serialise = self.serialise.lock().take();
         let serialise = serialise.ok_or_else(|| io::Error::other("a snapshot is built once"))?;
         let (store, meta) = (Arc::clone(&self.snapshots), self.meta.clone());
-        let snapshot = blocking(move || {
+        let build = move |_: &dyn Engine| {
             let data = Bytes::from(serialise());
             store.save(&meta, data.clone())?;
             Ok(data)
-        })
-        .await?;
+        };
+        let snapshot = self.disk.run(build).await.map_err(io::Error::other)?;
         Ok(Snapshot { meta: self.meta.clone(), snapshot })
     }
-}
-
-/// Runs disk work on a thread that may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, zwerm_store::StoreError> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?.map_err(io::Error::other)
 }

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use zwerm_store::MemoryEngine;
 
-use crate::{Config, GroupId, HandleError, Host, HostError, MemoryNetwork, NodeId, ProposeError, Role};
+use crate::{
+    Config, DiskWork, GroupId, HandleError, Host, HostError, MemoryNetwork, NodeId, ProposeError, Role,
+};
 use fixture::{Cluster, Disk, command, quick, soon};
 
 /// Every node has applied exactly these commands.
@@ -267,5 +269,30 @@ async fn a_host_refuses_what_makes_no_sense_and_knows_its_groups_again() {
     assert!(!group.watch().borrow().running);
     cluster.start_node(1).await;
     assert_eq!(cluster.nodes[&1].host.known_groups(), groups);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_without_a_thread_of_their_own_elect_replicate_and_restart() {
+    let delay: crate::DiskDelay = Arc::new(|| Duration::from_millis(2));
+    let config = Config { disk_work: DiskWork::Inline(delay), snapshot_after_entries: 20, ..quick() };
+    let mut cluster = Cluster::start(3, 1, config, Disk::memory).await;
+    let mut commands = Vec::new();
+    for round in 0..3 {
+        for number in 0..15 {
+            let leads = |status: &crate::GroupStatus| status.leader.is_some();
+            let leader = cluster.wait_status(1, "has a leader", leads).await.leader.unwrap();
+            cluster.wait_status(leader, "leads", |status| status.state == Role::Leader).await;
+            commands.push(command(round * 15 + number, 10));
+            let index = cluster.propose(&commands[commands.len() - 1]).await.index;
+            all_have(&cluster, &commands, index).await;
+        }
+        for node in 1..=3 {
+            cluster.kill(node).await;
+        }
+        for node in 1..=3 {
+            cluster.start_node(node).await;
+        }
+    }
     cluster.shutdown().await;
 }

@@ -18,6 +18,7 @@ use super::disk::{self, Restored};
 use super::tail::Tail;
 use super::writer::{Work, Writer};
 use crate::consensus::{Entry, LogId, Types, Vote};
+use crate::disk::Disk;
 
 /// What is true of a group's log now.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl GroupLog {
 #[derive(Clone)]
 pub(crate) struct LogStore {
     log: Arc<GroupLog>,
-    engine: Arc<dyn Engine>,
+    disk: Disk,
     writer: Arc<Writer>,
     max_read_bytes: usize,
 }
@@ -62,16 +63,16 @@ impl LogStore {
     /// Restores a group's log. Blocks.
     pub(crate) fn open(
         group: u32,
-        engine: Arc<dyn Engine>,
+        disk: Disk,
         writer: Arc<Writer>,
         cache_bytes: usize,
         max_read_bytes: usize,
     ) -> Result<Self, StoreError> {
-        let Restored { vote, committed, purged, last, first } = disk::restore(engine.as_ref(), group)?;
+        let Restored { vote, committed, purged, last, first } = disk::restore(disk.engine().as_ref(), group)?;
         let tail = Tail::new(last.map_or(0, |id| id.index + 1), cache_bytes);
         let first = first.unwrap_or_else(|| tail.next());
         let state = Mutex::new(State { vote, committed, purged, last, first, tail });
-        Ok(Self { log: Arc::new(GroupLog { group, state }), engine, writer, max_read_bytes })
+        Ok(Self { log: Arc::new(GroupLog { group, state }), disk, writer, max_read_bytes })
     }
 
     /// Deletes the purged records that the node had not deleted when it stopped.
@@ -108,9 +109,9 @@ impl LogStore {
     }
 
     async fn read_disk(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
-        let (engine, group) = (Arc::clone(&self.engine), self.log.group);
-        let read = move || disk::entries(engine.as_ref(), group, range, max_bytes);
-        tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?.map_err(io::Error::other)
+        let group = self.log.group;
+        let read = move |engine: &dyn Engine| disk::entries(engine, group, range, max_bytes);
+        self.disk.run(read).await.map_err(io::Error::other)
     }
 
     /// Puts what the disk and what memory gave together, without a hole; a purge in the meantime may have

@@ -1,4 +1,5 @@
-//! The log writer: one thread that makes the appends, votes and truncations of all groups of a node durable.
+//! The log writer: one thread (or task, see [`DiskWork`]) that makes the appends, votes and truncations of all
+//! groups of a node durable.
 //!
 //! It collects every request that waits, commits them to the engine as one batch, syncs once, and answers
 //! them all (group commit): while one sync runs, the requests for the next gather. Requests of one group
@@ -11,19 +12,17 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use zwerm_store::{Batch, Engine, StoreError};
 
 use super::disk;
 use super::store::GroupLog;
-use crate::FlushStats;
 use crate::consensus::{Entry, LogId, Types, Vote};
+use crate::{DiskDelay, DiskWork, FlushStats};
 
 /// Requests that may wait.
 const QUEUE: usize = 1_024;
@@ -45,7 +44,7 @@ pub(crate) enum Work {
     Truncate { group: u32, next: u64, done: oneshot::Sender<io::Result<()>> },
     /// Removes the entries up to an id, little by little.
     Purge { group: u32, upto: LogId },
-    /// Ends the thread after what was submitted before.
+    /// Ends the writer after what was submitted before.
     Stop,
 }
 
@@ -55,14 +54,20 @@ struct Request {
     _slot: Option<OwnedSemaphorePermit>,
 }
 
-/// The handle of the thread, shared by all groups.
+/// The handle of the writer, shared by all groups.
 pub(crate) struct Writer {
-    requests: SyncSender<Request>,
+    requests: mpsc::Sender<Request>,
     slots: Arc<Semaphore>,
     /// Committed ids not yet written; they need no sync and no answer.
     committed: Arc<Mutex<BTreeMap<u32, LogId>>>,
     counters: Arc<Counters>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    running: Mutex<Option<Running>>,
+}
+
+/// What runs the [`Worker`].
+enum Running {
+    Thread(std::thread::JoinHandle<()>),
+    Task(tokio::task::JoinHandle<()>),
 }
 
 impl std::fmt::Debug for Writer {
@@ -80,10 +85,10 @@ struct Counters {
 }
 
 impl Writer {
-    /// Starts the thread.
-    pub(crate) fn start(engine: Arc<dyn Engine>) -> io::Result<Self> {
+    /// Starts the thread or the task; in a runtime.
+    pub(crate) fn start(engine: Arc<dyn Engine>, work: &DiskWork) -> io::Result<Self> {
         // One place more than there are slots, for Stop.
-        let (requests, queue) = sync_channel(QUEUE + 1);
+        let (requests, queue) = mpsc::channel(QUEUE + 1);
         let committed = Arc::default();
         let counters = Arc::default();
         let worker = Worker {
@@ -93,10 +98,17 @@ impl Writer {
             counters: Arc::clone(&counters),
             purges: BTreeMap::new(),
             failed: None,
+            delay: match work {
+                DiskWork::Threads => None,
+                DiskWork::Inline(delay) => Some(Arc::clone(delay)),
+            },
         };
-        let thread = std::thread::Builder::new().name("raft-log".into()).spawn(|| worker.run())?;
+        let running = match work {
+            DiskWork::Threads => Running::Thread(spawn_thread(worker)?),
+            DiskWork::Inline(_) => Running::Task(tokio::spawn(worker.run())),
+        };
         let slots = Arc::new(Semaphore::new(QUEUE));
-        Ok(Self { requests, slots, committed, counters, thread: Mutex::new(Some(thread)) })
+        Ok(Self { requests, slots, committed, counters, running: Mutex::new(Some(running)) })
     }
 
     /// Queues work; waits while the queue is full.
@@ -124,28 +136,40 @@ impl Writer {
         }
     }
 
-    /// Ends the thread after everything submitted before; returns when it has ended. Blocks.
-    pub(crate) fn stop(&self) {
-        let Some(thread) = self.thread.lock().take() else { return };
+    /// Ends the writer after everything submitted before; returns when it has ended.
+    pub(crate) async fn stop(&self) {
+        let Some(running) = self.running.lock().take() else { return };
         if self.send(Request { work: Work::Stop, _slot: None }).is_err() {
             tracing::debug!("the log writer had stopped already");
         }
-        if thread.join().is_err() {
+        let ended = match running {
+            Running::Thread(thread) => tokio::task::spawn_blocking(|| thread.join().is_ok()).await,
+            Running::Task(task) => task.await.map(|()| true),
+        };
+        if !matches!(ended, Ok(true)) {
             tracing::error!("the log writer panicked");
         }
     }
 }
 
-/// The thread's side.
+/// A thread that runs nothing but the worker, which may block it.
+fn spawn_thread(worker: Worker) -> io::Result<std::thread::JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    std::thread::Builder::new().name("raft-log".into()).spawn(move || runtime.block_on(worker.run()))
+}
+
+/// The side of the thread or task.
 struct Worker {
     engine: Arc<dyn Engine>,
-    queue: Receiver<Request>,
+    queue: mpsc::Receiver<Request>,
     committed: Arc<Mutex<BTreeMap<u32, LogId>>>,
     counters: Arc<Counters>,
     /// Groups whose purged records are not all deleted yet, and up to where.
     purges: BTreeMap<u32, u64>,
     /// Why nothing is promised any more.
     failed: Option<String>,
+    /// How long the next sync of a simulated disk takes.
+    delay: Option<DiskDelay>,
 }
 
 /// Who waits for the sync.
@@ -155,29 +179,31 @@ enum Waiting {
 }
 
 impl Worker {
-    fn run(mut self) {
+    async fn run(mut self) {
         let mut open = true;
         while open {
             let first = if self.purges.is_empty() {
-                self.queue.recv_timeout(IDLE)
+                tokio::time::timeout(IDLE, self.queue.recv()).await.ok()
             } else {
-                self.queue.try_recv().map_err(|error| match error {
-                    TryRecvError::Empty => RecvTimeoutError::Timeout,
-                    TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
-                })
+                // A purge goes on between the requests.
+                tokio::task::yield_now().await;
+                self.queue.try_recv().ok().map(Some)
             };
             open = match first {
-                Ok(request) => self.round(request),
-                Err(RecvTimeoutError::Timeout) => self.flush(Batch::new(), Vec::new()),
-                Err(RecvTimeoutError::Disconnected) => false,
+                Some(Some(request)) => self.round(request).await,
+                Some(None) => false,
+                None => {
+                    self.flush(Batch::new(), Vec::new()).await;
+                    true
+                }
             };
         }
         // The last committed ids, so that the state machines are as far after a restart as before.
-        self.flush(Batch::new(), Vec::new());
+        self.flush(Batch::new(), Vec::new()).await;
     }
 
     /// Collects what waits and makes it durable. False after a Stop.
-    fn round(&mut self, first: Request) -> bool {
+    async fn round(&mut self, first: Request) -> bool {
         let mut batch = Batch::new();
         let mut waiting = Vec::new();
         let mut next = Some(first);
@@ -192,7 +218,7 @@ impl Worker {
             }
             next = if batch.bytes() < BATCH_BYTES { self.queue.try_recv().ok() } else { None };
         }
-        self.flush(batch, waiting);
+        self.flush(batch, waiting).await;
         open
     }
 
@@ -223,12 +249,11 @@ impl Worker {
     }
 
     /// Commits the batch (and what may go with any batch), syncs if somebody waits for it, and answers.
-    /// Always true: the thread goes on.
-    fn flush(&mut self, mut batch: Batch, waiting: Vec<Waiting>) -> bool {
+    async fn flush(&mut self, mut batch: Batch, waiting: Vec<Waiting>) {
         for (group, id) in std::mem::take(&mut *self.committed.lock()) {
             disk::put_committed(&mut batch, group, id);
         }
-        if let Err(error) = self.write(batch, !waiting.is_empty()) {
+        if let Err(error) = self.write(batch, !waiting.is_empty()).await {
             self.fail(&error);
         }
         self.counters.requests.fetch_add(waiting.len() as u64, Ordering::Relaxed);
@@ -236,13 +261,15 @@ impl Worker {
         if let Err(error) = self.purge_slice() {
             self.fail(&error);
         }
-        true
     }
 
-    fn write(&mut self, batch: Batch, sync: bool) -> Result<(), StoreError> {
+    async fn write(&mut self, batch: Batch, sync: bool) -> Result<(), StoreError> {
         let start = Instant::now();
         self.commit(batch)?;
         if sync && self.failed.is_none() {
+            if let Some(delay) = &self.delay {
+                tokio::time::sleep(delay()).await;
+            }
             self.engine.sync()?;
             self.counters.syncs.fetch_add(1, Ordering::Relaxed);
         }

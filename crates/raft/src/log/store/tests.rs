@@ -2,6 +2,7 @@
 //! restarts, purges, failure, and the shared sync.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::storage::RaftLogStorageExt;
@@ -12,10 +13,10 @@ use zwerm_store::keyspace::{KeySpace, LogKey, RaftLog};
 use zwerm_store::{MemoryEngine, SledEngine, SyncMode};
 
 use super::*;
-use crate::Machine;
 use crate::consensus::{Command, LeaderId};
 use crate::replica::Replica;
 use crate::snapshot::SnapshotStore;
+use crate::{DiskWork, Machine};
 
 /// A machine whose state is the sum of the lengths of its commands.
 struct Sum(u64);
@@ -38,9 +39,13 @@ impl Machine for Sum {
     }
 }
 
+fn disk(engine: &Arc<dyn Engine>) -> Disk {
+    Disk::new(Arc::clone(engine), DiskWork::Threads)
+}
+
 fn open_log(engine: &Arc<dyn Engine>, cache_bytes: usize) -> (LogStore, Arc<Writer>) {
-    let writer = Arc::new(Writer::start(Arc::clone(engine)).unwrap());
-    let store = LogStore::open(7, Arc::clone(engine), Arc::clone(&writer), cache_bytes, 1 << 20).unwrap();
+    let writer = Arc::new(Writer::start(Arc::clone(engine), &DiskWork::Threads).unwrap());
+    let store = LogStore::open(7, disk(engine), Arc::clone(&writer), cache_bytes, 1 << 20).unwrap();
     (store, writer)
 }
 
@@ -57,8 +62,8 @@ where
     async fn build(&self) -> Result<(Option<TempDir>, LogStore, Replica), StorageError<Types>> {
         let (engine, dir) = (self.engine)();
         let (log, _) = open_log(&engine, self.cache_bytes);
-        let snapshots = Arc::new(SnapshotStore::open(7, engine).unwrap());
-        Ok((dir, log, Replica::new(Box::new(Sum(0)), snapshots, Arc::default())))
+        let snapshots = Arc::new(SnapshotStore::open(7, Arc::clone(&engine)).unwrap());
+        Ok((dir, log, Replica::new(Box::new(Sum(0)), disk(&engine), snapshots, Arc::default())))
     }
 }
 
@@ -114,7 +119,7 @@ async fn a_large_entry_and_its_neighbours_are_read_back_from_the_engine_after_a_
     log.blocking_append(written.clone()).await.unwrap();
     log.blocking_append(entries(9..12, 10)).await.unwrap();
     written.extend(entries(9..12, 10));
-    writer.stop();
+    writer.stop().await;
 
     let (mut log, _writer) = open_log(&engine, 1 << 20);
     assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(id(11)));
@@ -152,7 +157,7 @@ async fn truncation_in_the_middle_of_a_record_survives_a_restart() {
     let mut expected = entries(0..5, 20);
     expected.extend(entries(5..7, 99));
     assert_eq!(log.try_get_log_entries(..).await.unwrap(), expected);
-    writer.stop();
+    writer.stop().await;
     let (mut log, _writer) = open_log(&engine, 0);
     assert_eq!(log.try_get_log_entries(..).await.unwrap(), expected);
 }
@@ -173,7 +178,7 @@ async fn a_purge_removes_the_records_little_by_little_and_is_resumed_after_a_res
     log.blocking_append(entries(2_001..2_004, 10)).await.unwrap();
     assert_eq!(records(&engine), 1_000 + 4 + 1);
     log.purge(id(1_998)).await.unwrap();
-    writer.stop();
+    writer.stop().await;
     let left = records(&engine);
     assert!(left >= 6, "the record with 1998 and 1999, the large one, the last: {left}");
 
@@ -190,7 +195,7 @@ async fn a_purge_removes_the_records_little_by_little_and_is_resumed_after_a_res
     }
     let state = log.get_log_state().await.unwrap();
     assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(id(2_004)), Some(id(2_004))));
-    writer.stop();
+    writer.stop().await;
 }
 
 #[tokio::test]
@@ -245,9 +250,8 @@ impl Engine for Gated {
 async fn appends_of_many_groups_that_wait_share_one_sync_and_none_is_answered_before_it() {
     let (open_gate, gate) = std::sync::mpsc::sync_channel(9);
     let engine: Arc<dyn Engine> = Arc::new(Gated { engine: MemoryEngine::new(), gate: Mutex::new(gate) });
-    let writer = Arc::new(Writer::start(Arc::clone(&engine)).unwrap());
-    let open =
-        |group| LogStore::open(group, Arc::clone(&engine), Arc::clone(&writer), 1 << 20, 1 << 20).unwrap();
+    let writer = Arc::new(Writer::start(Arc::clone(&engine), &DiskWork::Threads).unwrap());
+    let open = |group| LogStore::open(group, disk(&engine), Arc::clone(&writer), 1 << 20, 1 << 20).unwrap();
 
     let mut answers = Vec::new();
     let mut append = async |group: u32| {
@@ -273,7 +277,7 @@ async fn appends_of_many_groups_that_wait_share_one_sync_and_none_is_answered_be
     }
     let stats = writer.stats();
     assert_eq!((stats.syncs, stats.requests), (2, 41));
-    writer.stop();
+    writer.stop().await;
 }
 
 #[tokio::test]
@@ -286,4 +290,35 @@ async fn a_truncation_is_durable_when_it_returns() {
     memory.crash();
     let (mut log, _writer) = open_log(&engine, 0);
     assert_eq!(log.try_get_log_entries(..).await.unwrap(), entries(0..5, 20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inline_writer_groups_what_waits_and_a_crash_while_the_disk_is_busy_takes_it_back() {
+    let memory = Arc::new(MemoryEngine::new());
+    let engine: Arc<dyn Engine> = memory.clone();
+    let delay: crate::DiskDelay = Arc::new(|| Duration::from_millis(5));
+    let writer = Arc::new(Writer::start(Arc::clone(&engine), &DiskWork::Inline(delay)).unwrap());
+    let mut log = LogStore::open(7, disk(&engine), Arc::clone(&writer), 0, 1 << 20).unwrap();
+    let start = tokio::time::Instant::now();
+    log.blocking_append(entries(0..1, 10)).await.unwrap();
+    assert_eq!(start.elapsed(), Duration::from_millis(5));
+
+    let append = async |range: Range<u64>| {
+        let (done, answer) = <Types as openraft::type_config::TypeConfigExt>::oneshot();
+        log.clone().append(entries(range, 10), IOFlushed::signal(done)).await.unwrap();
+        answer
+    };
+    let answers = [append(1..2).await, append(2..3).await, append(3..4).await];
+    for answer in answers {
+        answer.await.unwrap().unwrap();
+    }
+    assert_eq!(start.elapsed(), Duration::from_millis(10), "one sync for all three");
+
+    let answer = append(4..5).await;
+    tokio::time::advance(Duration::from_millis(1)).await;
+    memory.crash();
+    drop(answer);
+    let (mut log, _writer) = open_log(&engine, 0);
+    assert_eq!(log.try_get_log_entries(..).await.unwrap(), entries(0..4, 10));
+    writer.stop().await;
 }
