@@ -1,0 +1,18 @@
+//! Connections as a client sees them: packets over links in memory, on a cluster of one node. No sockets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    reason = "tests"
+)]
+
+#[path = "../../../cluster/tests/clusters/fixture.rs"]
+mod fixture;
+
+mod client;
+mod durable;
+mod endings;
+mod shared;
