@@ -116,7 +116,8 @@ impl Shard {
             return session.map(|_| number).ok_or(Refusal::StaleEpoch);
         }
         let entry = self.clients.get(deliver.client_id.as_str()).ok_or(Refusal::NoSession)?;
-        let session = entry.session.and_then(|number| self.sessions.get(&number)).ok_or(Refusal::NoSession)?;
+        let session =
+            entry.session.and_then(|number| self.sessions.get(&number)).ok_or(Refusal::NoSession)?;
         let is_member = group.is_none_or(|filter| session.subscriptions.contains_key(filter));
         is_member.then(|| session.number()).ok_or(Refusal::NoSession)
     }
@@ -162,7 +163,8 @@ impl Fanout<'_> {
     /// How a session gets the message for its subscriptions that match.
     fn terms(&self, options: &[Options], group: Option<TopicFilter>) -> Terms {
         let granted = options.iter().map(|options| options.qos).max().unwrap_or(QoS::AtMostOnce);
-        let identifiers = options.iter().map(|options| options.identifier).filter(|identifier| *identifier > 0);
+        let identifiers =
+            options.iter().map(|options| options.identifier).filter(|identifier| *identifier > 0);
         let mut identifiers: SmallVec<[u32; 1]> = identifiers.collect();
         identifiers.sort_unstable();
         identifiers.dedup();

@@ -30,12 +30,7 @@ impl Entry {
     /// A new claim; `will` shares no buffer with it.
     pub(crate) fn claimed(claim: &Claim, epoch: u64, will: Option<Will>, session: Option<u64>) -> Self {
         Self {
-            owner: Owner {
-                node: claim.node,
-                incarnation: claim.incarnation,
-                epoch,
-                connected: true,
-            },
+            owner: Owner { node: claim.node, incarnation: claim.incarnation, epoch, connected: true },
             expiry_s: claim.expiry_s,
             disconnected_at_ms: 0,
             session,

@@ -50,7 +50,8 @@ impl Group {
         let round = behind.chain(pool.range(..=self.cursor)).take(MAX_COMPARED);
         let (picked, last) = round.fold((None, 0), |(best, _), (session, options)| {
             let candidate = (length(*session), *session, *options);
-            let better = best.is_none_or(|best: (u64, u64, Options)| (candidate.0, candidate.1) < (best.0, best.1));
+            let better =
+                best.is_none_or(|best: (u64, u64, Options)| (candidate.0, candidate.1) < (best.0, best.1));
             (if better { Some(candidate) } else { best }, *session)
         });
         self.cursor = if pool.len() > MAX_COMPARED { last } else { 0 };

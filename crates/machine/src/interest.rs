@@ -32,7 +32,12 @@ impl Interest {
         is_online: bool,
     ) {
         if filter.is_shared() {
-            return self.set_member(filter, session, options.filter(|options| options.is_queued()), is_online);
+            return self.set_member(
+                filter,
+                session,
+                options.filter(|options| options.is_queued()),
+                is_online,
+            );
         }
         let old = match options {
             Some(options) => self.plain.insert(filter, session, options),
@@ -147,7 +152,10 @@ impl Interest {
 
     /// Gives a route its age back. `None`: no session wants it so.
     pub(crate) fn restore_route(&mut self, filter: &TopicFilter, wanted: ShardRoute) -> Option<()> {
-        let route = self.routes.get_mut(filter).filter(|route| ShardRoute { since: wanted.since, ..**route } == wanted)?;
+        let route = self
+            .routes
+            .get_mut(filter)
+            .filter(|route| ShardRoute { since: wanted.since, ..**route } == wanted)?;
         route.since = wanted.since;
         Some(())
     }

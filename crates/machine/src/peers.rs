@@ -50,7 +50,9 @@ impl Peers {
 
     /// Whether a batch is new. One that is not numbered always is.
     pub(crate) fn turn(&self, batch: &ShardBatch) -> Turn {
-        let Some(peer) = self.0.get(&batch.producer_node).filter(|_| batch.sequence > 0) else { return Turn::New };
+        let Some(peer) = self.0.get(&batch.producer_node).filter(|_| batch.sequence > 0) else {
+            return Turn::New;
+        };
         let (this, last) = ((batch.producer_incarnation, batch.sequence), (peer.producer, peer.sequence));
         match this.cmp(&last) {
             std::cmp::Ordering::Greater => Turn::New,

@@ -61,7 +61,13 @@ impl Shard {
     }
 
     /// Continues, ends or begins a durable session as a claim asks; the one that the claim then has.
-    fn succeed(&mut self, client: &Arc<str>, claim: &Claim, old: Option<&Entry>, continued: bool) -> Option<u64> {
+    fn succeed(
+        &mut self,
+        client: &Arc<str>,
+        claim: &Claim,
+        old: Option<&Entry>,
+        continued: bool,
+    ) -> Option<u64> {
         if let Some((old, session)) = old.and_then(|old| Some((old, old.session?))) {
             if continued {
                 if old.owner.connected {

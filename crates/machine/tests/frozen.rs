@@ -47,7 +47,7 @@ fn full_message() -> Message {
 
 fn full_claim() -> Claim {
     let will = Will { message: Some(full_message()), delay_s: 9, message_expiry_s: Some(30) };
-    Claim { clean_start: true, will: Some(will), ..durable(0x0123_4567_89ab_cdef) }
+    Claim { clean_start: true, will: Some(will), ..durable() }
 }
 
 const SHARD_ROUTES: &[(&str, u32, u64)] = &[("a/+/b", 1, 7), ("$share/g/#", 3, 2), ("gone", 0, 0)];
@@ -78,17 +78,65 @@ fn the_bytes_of_every_control_command_are_frozen() {
 #[test]
 fn the_bytes_of_every_shard_command_are_frozen() {
     let release = Release { expiry_s: Some(0), ..vanished(3) };
-    let retain =
-        Retain { producer_node: 1, producer_incarnation: 2, message: Some(full_message()), sequence: 4 };
+    let origin = Some(Origin { shard: 3, sequence: 300 });
+    let client_id = || "client".to_owned();
     for (name, command) in [
         ("claim", Shards::Claim(full_claim())),
         ("release", Shards::Release(release)),
         ("owner_lost", Shards::OwnerLost(OwnerLost { node: 1, incarnation: 2 })),
-        ("retain", Shards::Retain(retain)),
+        ("retain", Shards::Retain(Retain { message: Some(full_message()), origin })),
         ("tick", Shards::Tick(Tick {})),
         ("drained", Shards::Drained(Drained { upto: 5 })),
+        ("subscribe", Shards::Subscribe(full_subscribe(4))),
+        (
+            "unsubscribe",
+            Shards::Unsubscribe(Unsubscribe {
+                client_id: client_id(),
+                epoch: 4,
+                filters: vec!["a/#".into()],
+            }),
+        ),
+        ("enqueue", Shards::Enqueue(full_enqueue())),
+        (
+            "deliver",
+            Shards::Deliver(Deliver {
+                client_id: client_id(),
+                message: Some(full_message()),
+                qos: 1,
+                retain: true,
+                identifiers: vec![7, 300],
+                group: "$share/g/#".into(),
+                replay_epoch: 4,
+                origin,
+            }),
+        ),
+        (
+            "receive",
+            Shards::Receive(Receive {
+                client_id: client_id(),
+                epoch: 4,
+                packet_id: 9,
+                message: Some(full_message()),
+            }),
+        ),
+        ("complete", Shards::Complete(Complete { client_id: client_id(), epoch: 4, packet_id: 9 })),
+        (
+            "acknowledge",
+            Shards::Acknowledge(Acknowledge {
+                client_id: client_id(),
+                epoch: 4,
+                done: vec![1, 300],
+                received: vec![2],
+            }),
+        ),
+        ("end_replay", Shards::EndReplay(EndReplay { client_id: client_id(), epoch: 4 })),
     ] {
-        let batch = ShardBatch { commands: vec![shard_command(NOW, command)], ..ShardBatch::default() };
+        let batch = ShardBatch {
+            commands: vec![shard_command(NOW, command)],
+            producer_node: 1,
+            producer_incarnation: 2,
+            sequence: 3,
+        };
         let bytes = batch.encode_to_vec();
         insta::assert_snapshot!(format!("shard_{name}"), hex(&bytes));
         assert_eq!(ShardBatch::decode(&*bytes), Ok(batch));
@@ -101,8 +149,24 @@ fn the_bytes_of_every_reply_are_frozen() {
     let replies = [
         shard_reply::Reply::Applied(Applied {}),
         shard_reply::Reply::Ignored(Ignored { reason: Refusal::Busy.into() }),
-        shard_reply::Reply::Claimed(Claimed { epoch: 4, session_present: true, previous, resumed: None }),
+        shard_reply::Reply::Claimed(Claimed {
+            epoch: 4,
+            session_present: true,
+            previous,
+            resumed: Some(Resumed {
+                subscriptions: full_subscribe(4).subscriptions,
+                received: vec![9],
+                released: vec![2, 300],
+                maybe_sent: 301,
+            }),
+            durable: true,
+        }),
         shard_reply::Reply::Retained(Retained { replaced: true, repeated: true }),
+        shard_reply::Reply::Subscribed(Subscribed {
+            lines: vec![SubscribedLine { existed: true, since: 300 }],
+        }),
+        shard_reply::Reply::Unsubscribed(Unsubscribed { existed: vec![true, false] }),
+        shard_reply::Reply::Enqueued(Enqueued { queued: 2, dropped: 1 }),
     ];
     let replies = replies.into_iter().map(|reply| ShardReply { reply: Some(reply) });
     insta::assert_snapshot!(
@@ -128,16 +192,50 @@ fn control() -> Control {
     control
 }
 
-fn shard() -> Shard {
-    let mut shard = Shard::new();
+fn full_subscribe(epoch: u64) -> Subscribe {
+    let subscription = |filter: &str, qos, identifier| Subscription {
+        filter: filter.into(),
+        qos,
+        no_local: true,
+        retain_as_published: true,
+        identifier,
+        since: 0,
+    };
+    let subscriptions = vec![subscription("sensors/#", 2, 7), subscription("$share/g/#", 1, 0)];
+    Subscribe { client_id: "client".into(), epoch, subscriptions, replay: true }
+}
+
+fn full_enqueue() -> Enqueue {
+    let origin = Some(Origin { shard: 3, sequence: 300 });
+    Enqueue { message: Some(full_message()), plain: true, groups: vec!["$share/g/#".into()], origin }
+}
+
+/// With something of everything in it.
+fn shard() -> Replica {
+    let mut shard = Replica::new();
     shard.claims(&Claim { node: 2, ..full_claim() });
-    shard.claims(&Claim { node: 2, token: 2, clean_start: false, will: None, ..full_claim() });
-    shard.claims(&with_will(Claim { client_id: "other".into(), ..durable(3) }, "gone", 0));
-    shard.claims(&with_will(Claim { client_id: "third".into(), ..durable(4) }, "scheduled", 9));
-    shard.does(NOW, Shards::OwnerLost(OwnerLost { node: 1, incarnation: 1 }));
-    let numbered =
-        Retain { producer_node: 2, producer_incarnation: 1, message: Some(full_message()), sequence: 1 };
-    shard.reply(NOW, Shards::Retain(numbered));
+    let claimed = shard.claims(&Claim { node: 2, clean_start: false, will: None, ..full_claim() });
+    let (client_id, epoch) = ("client".to_owned(), claimed.epoch);
+    shard.reply(NOW, Shards::Subscribe(full_subscribe(epoch)));
+    for _ in 0..3 {
+        shard.reply(NOW, Shards::Enqueue(Enqueue { origin: None, ..full_enqueue() }));
+    }
+    shard.reply(NOW, Shards::Enqueue(full_enqueue()));
+    let acknowledge = Acknowledge { client_id: client_id.clone(), epoch, done: vec![2], received: vec![1] };
+    shard.does(NOW, Shards::Acknowledge(acknowledge));
+    let receive = Receive { client_id, epoch, packet_id: 9, message: Some(full_message()) };
+    shard.does(NOW, Shards::Receive(receive));
+    shard.claims(&with_will(Claim { client_id: "other".into(), ..durable() }, "gone", 0));
+    shard.claims(&with_will(Claim { client_id: "third".into(), ..durable() }, "scheduled", 9));
+    let batch = ShardBatch {
+        commands: vec![shard_command(NOW, Shards::OwnerLost(OwnerLost { node: 1, incarnation: 1 }))],
+        producer_node: 2,
+        producer_incarnation: 1,
+        sequence: 5,
+    };
+    shard.shard.apply_batch(&batch);
+    shard.take_effects();
+    shard.retains(full_message());
     shard.retains(message("$internal", "x"));
     shard
 }
@@ -171,9 +269,12 @@ fn the_bytes_of_a_control_snapshot_with_shards_are_frozen_and_give_the_state_bac
 fn the_bytes_of_a_shard_snapshot_are_frozen_and_give_the_state_back() {
     let bytes = shard().encode_snapshot();
     insta::assert_snapshot!("shard_snapshot", hex(&bytes));
-    let back = Shard::decode_snapshot(&bytes).unwrap();
-    assert_eq!(back.encode_snapshot(), bytes);
+    let back = shard().restored();
     assert!(back.entries().eq(shard().entries()));
+    assert!(back.queue("client", 0).eq(shard().queue("client", 0)));
+    assert_eq!(back.queue("client", 0).count(), 6);
+    assert_eq!(back.routes(), shard().routes());
+    assert_eq!((back.sessions(), back.queued_messages(), back.queued_bytes()), (3, 6, 6 * 18));
     assert_eq!(back.next_due_ms(), shard().next_due_ms());
     assert_eq!(back.next_due_ms(), Some(NOW + 9_000));
     assert_eq!(back.fired(), ["gone"]);
@@ -182,8 +283,8 @@ fn the_bytes_of_a_shard_snapshot_are_frozen_and_give_the_state_back() {
 #[test]
 fn a_newer_or_a_foreign_snapshot_is_refused() {
     let mut newer = shard().encode_snapshot();
-    newer[4] = 2;
-    assert_eq!(Shard::decode_snapshot(&newer).unwrap_err(), SnapshotError::Newer { found: 2, supported: 1 });
+    newer[4] = 3;
+    assert_eq!(Shard::decode_snapshot(&newer).unwrap_err(), SnapshotError::Newer { found: 3, supported: 2 });
     assert!(matches!(Control::decode_snapshot(&shard().encode_snapshot()), Err(SnapshotError::Damaged(_))));
     assert!(matches!(Shard::decode_snapshot(&control().encode_snapshot()), Err(SnapshotError::Damaged(_))));
     assert!(matches!(Shard::decode_snapshot(&[]), Err(SnapshotError::Damaged(_))));

@@ -9,18 +9,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use commands::*;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use zwerm_machine::Control;
 use zwerm_machine::records::control_command::Command as Controls;
 use zwerm_machine::records::shard_command::Command as Shards;
 use zwerm_machine::records::*;
-use zwerm_machine::{Control, Shard};
 use zwerm_routing::Destination;
 
 /// A step of a shard's history; what refers to earlier steps is resolved while it is played.
 #[derive(Debug, Clone)]
 enum Step {
     Claim(Claim),
-    /// One of the earlier claims once more.
-    ClaimAgain(Index),
     /// The epoch is one of those given, most often the current one of the client.
     Release(Release, Option<Index>),
     Other(Shards),
@@ -69,17 +67,15 @@ fn step() -> impl Strategy<Value = Step> {
         expiry_s,
         sent: 0,
     });
-    let retain = (1u64..3, 1u64..3, prop::option::weighted(0.9, any_message()), 0u64..6);
-    let retain = retain.prop_map(|(producer_node, producer_incarnation, message, sequence)| Retain {
-        producer_node,
-        producer_incarnation,
+    let origin = prop::option::weighted(0.3, (0u32..2, 0u64..6));
+    let retain = (prop::option::weighted(0.9, any_message()), origin);
+    let retain = retain.prop_map(|(message, origin)| Retain {
         message,
-        sequence,
+        origin: origin.map(|(shard, sequence)| Origin { shard, sequence }),
     });
     let lost = (1u64..3, 0u64..3).prop_map(|(node, incarnation)| OwnerLost { node, incarnation });
     prop_oneof![
         8 => any_claim().prop_map(Step::Claim),
-        2 => any::<Index>().prop_map(Step::ClaimAgain),
         6 => (release, prop::option::weighted(0.2, any::<Index>())).prop_map(|(release, epoch)| Step::Release(release, epoch)),
         4 => retain.prop_map(|retain| Step::Other(Shards::Retain(retain))),
         1 => lost.prop_map(|lost| Step::Other(Shards::OwnerLost(lost))),
@@ -96,9 +92,9 @@ fn history() -> impl Strategy<Value = Vec<(u64, Step)>> {
 /// What an observer of all replies and outboxes knows.
 #[derive(Default)]
 struct Observer {
-    claims: Vec<Claim>,
+    claims: u64,
     last_epoch: u64,
-    /// How often each claim took effect, by its token.
+    /// How often each claim took effect, by its number.
     effective: BTreeMap<u64, usize>,
     /// Outbox entries ever seen: sequence and the claim whose will it is.
     fired: BTreeMap<u64, u64>,
@@ -106,18 +102,15 @@ struct Observer {
 }
 
 impl Observer {
-    fn command(&mut self, shard: &Shard, step: Step) -> Shards {
+    fn command(&mut self, shard: &Replica, step: Step) -> Shards {
         match step {
             Step::Claim(mut claim) => {
-                claim.token = self.claims.len() as u64;
+                self.claims += 1;
                 if let Some(message) = claim.will.as_mut().and_then(|will| will.message.as_mut()) {
-                    message.payload = claim.token.to_string().into();
+                    message.payload = self.claims.to_string().into();
                 }
-                self.claims.push(claim.clone());
                 Shards::Claim(claim)
             }
-            Step::ClaimAgain(_) if self.claims.is_empty() => Shards::Tick(Tick {}),
-            Step::ClaimAgain(index) => Shards::Claim(index.get(&self.claims).clone()),
             Step::Release(mut release, other) => {
                 let current = shard.owner(&release.client_id).map_or(0, |entry| entry.owner.epoch);
                 release.epoch =
@@ -128,7 +121,7 @@ impl Observer {
         }
     }
 
-    fn see(&mut self, command: &Shards, reply: &shard_reply::Reply, shard: &Shard) {
+    fn see(&mut self, command: &Shards, reply: &shard_reply::Reply, shard: &Replica) {
         if let (Shards::Claim(claim), shard_reply::Reply::Claimed(claimed)) = (command, reply) {
             let owner = shard.owner(&claim.client_id).unwrap().owner;
             assert_eq!(
@@ -137,11 +130,12 @@ impl Observer {
             );
             if claimed.epoch > self.last_epoch {
                 assert!(owner.connected);
-                *self.effective.entry(claim.token).or_default() += 1;
+                *self.effective.entry(self.claims).or_default() += 1;
                 self.last_epoch = claimed.epoch;
             }
         }
-        for (sequence, message) in shard.outbox() {
+        for (sequence, entry) in shard.outbox() {
+            let message = shard.message(entry.message);
             let token = std::str::from_utf8(&message.payload).unwrap().parse().unwrap();
             let before = self.fired.insert(sequence, token);
             assert!(before.is_none_or(|before| before == token), "an outbox entry never changes");
@@ -151,7 +145,7 @@ impl Observer {
         }
     }
 
-    fn check(&self, shard: &Shard, at_ms: u64) {
+    fn check(&self, shard: &Replica, at_ms: u64) {
         assert!(self.fired.keys().copied().eq(1..=self.fired.len() as u64), "no gap in the outbox");
         let mut fired: BTreeMap<u64, usize> = BTreeMap::new();
         self.fired.values().for_each(|token| *fired.entry(*token).or_default() += 1);
@@ -187,8 +181,8 @@ impl Observer {
 proptest! {
     #[test]
     fn a_shard_keeps_its_promises_and_its_replicas_agree(history in history(), restore_at in 0usize..80) {
-        let mut shard = Shard::new();
-        let mut twin = Shard::new();
+        let mut shard = Replica::new();
+        let mut twin = Replica::new();
         let mut observer = Observer::default();
         let mut at_ms = NOW;
         let mut view = (shard.clone(), shard.encode_snapshot());
@@ -203,7 +197,7 @@ proptest! {
                 prop_assert!(shard.next_due_ms().is_none_or(|due_ms| due_ms > at_ms));
             }
             if number == restore_at {
-                twin = Shard::decode_snapshot(&shard.encode_snapshot()).unwrap();
+                twin = shard.restored();
                 view = (shard.clone(), shard.encode_snapshot());
             }
             prop_assert_eq!(twin.digest(), shard.digest(), "after {:?}", command);

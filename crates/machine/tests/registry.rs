@@ -3,7 +3,6 @@
 mod commands;
 
 use commands::*;
-use zwerm_machine::Shard;
 use zwerm_machine::limits::MAX_OUTBOX_BYTES;
 use zwerm_machine::records::shard_command::Command;
 use zwerm_machine::records::shard_reply::Reply;
@@ -42,11 +41,11 @@ const TAKEOVERS: [Takeover; 8] = [
 
 impl Takeover {
     fn first(&self) -> Claim {
-        with_will(if self.old_is_durable { durable(1) } else { transient(1) }, "old", self.delay_s)
+        with_will(if self.old_is_durable { durable() } else { transient() }, "old", self.delay_s)
     }
 
     fn second(&self) -> Claim {
-        Claim { node: 2, clean_start: self.clean_start, ..durable(2) }
+        Claim { node: 2, clean_start: self.clean_start, ..durable() }
     }
 
     fn label(&self) -> String {
@@ -57,7 +56,7 @@ impl Takeover {
 #[test]
 fn a_takeover_names_the_old_owner_and_fires_its_will_as_the_specification_says() {
     for row in TAKEOVERS {
-        let mut shard = Shard::new();
+        let mut shard = Replica::new();
         let first = shard.claims(&row.first());
         assert_eq!((first.session_present, first.previous), (false, None), "{}", row.label());
         let second = shard.claims(&row.second());
@@ -78,11 +77,11 @@ fn a_takeover_names_the_old_owner_and_fires_its_will_as_the_specification_says()
 #[test]
 fn a_client_that_comes_back_in_time_cancels_its_will_only_if_its_session_goes_on() {
     for (clean_start, fired) in [(false, &[][..]), (true, &["old"][..])] {
-        let mut shard = Shard::new();
-        let first = shard.claims(&with_will(durable(1), "old", 9));
+        let mut shard = Replica::new();
+        let first = shard.claims(&with_will(durable(), "old", 9));
         shard.does(NOW, Command::Release(vanished(first.epoch)));
         assert_eq!(shard.next_due_ms(), Some(NOW + 9_000));
-        let second = shard.claims_at(NOW + 8_999, &Claim { clean_start, ..durable(2) });
+        let second = shard.claims_at(NOW + 8_999, &Claim { clean_start, ..durable() });
         assert_eq!(second.session_present, !clean_start);
         assert_eq!(second.previous.map(|owner| owner.connected), Some(false));
         assert_eq!(shard.fired(), fired);
@@ -100,13 +99,13 @@ fn a_claim_sees_what_a_tick_at_its_time_would_have_left() {
         (100_000, false, &["old"][..]),
     ] {
         for tick_first in [false, true] {
-            let mut shard = Shard::new();
-            let first = shard.claims(&with_will(durable(1), "old", 9));
+            let mut shard = Replica::new();
+            let first = shard.claims(&with_will(durable(), "old", 9));
             shard.does(NOW, Command::Release(vanished(first.epoch)));
             if tick_first {
                 shard.ticks(NOW + after_ms);
             }
-            let second = shard.claims_at(NOW + after_ms, &durable(2));
+            let second = shard.claims_at(NOW + after_ms, &durable());
             assert_eq!(second.session_present, present, "after {after_ms} ms, tick {tick_first}");
             assert_eq!(second.previous.is_some(), present, "after {after_ms} ms, tick {tick_first}");
             assert_eq!(shard.fired(), fired, "after {after_ms} ms, tick {tick_first}");
@@ -137,8 +136,8 @@ fn a_release_ends_transient_sessions_and_starts_the_timers_of_durable_ones() {
         Row(FOR_EVER, FOR_EVER, true, None, false, true, Some(u64::from(FOR_EVER) * 1000)),
     ] {
         let label = format!("expiry {expiry_s} delay {delay_s} fire {fire_will} new {new_expiry:?}");
-        let mut shard = Shard::new();
-        let claimed = shard.claims(&with_will(Claim { expiry_s, ..durable(1) }, "will", delay_s));
+        let mut shard = Replica::new();
+        let claimed = shard.claims(&with_will(Claim { expiry_s, ..durable() }, "will", delay_s));
         let release = Release {
             client_id: "client".into(),
             epoch: claimed.epoch,
@@ -156,8 +155,8 @@ fn a_release_ends_transient_sessions_and_starts_the_timers_of_durable_ones() {
 #[test]
 fn a_will_fires_at_the_end_of_its_delay_or_of_its_session_and_once() {
     for (expiry_s, delay_s, fires_after_ms) in [(100, 9, 9_000), (5, 9, 5_000), (9, 9, 9_000)] {
-        let mut shard = Shard::new();
-        let claimed = shard.claims(&with_will(Claim { expiry_s, ..durable(1) }, "will", delay_s));
+        let mut shard = Replica::new();
+        let claimed = shard.claims(&with_will(Claim { expiry_s, ..durable() }, "will", delay_s));
         shard.does(NOW, Command::Release(vanished(claimed.epoch)));
         shard.ticks(NOW + fires_after_ms - 1);
         assert!(shard.fired().is_empty());
@@ -172,18 +171,18 @@ fn a_will_fires_at_the_end_of_its_delay_or_of_its_session_and_once() {
 
 #[test]
 fn the_expiry_of_a_will_message_starts_when_it_fires() {
-    let mut shard = Shard::new();
-    let mut claim = with_will(durable(1), "will", 9);
+    let mut shard = Replica::new();
+    let mut claim = with_will(durable(), "will", 9);
     claim.will.as_mut().unwrap().message_expiry_s = Some(30);
     let claimed = shard.claims(&claim);
     shard.does(NOW, Command::Release(vanished(claimed.epoch)));
     shard.ticks(NOW + 9_500);
-    assert_eq!(shard.outbox().next().unwrap().1.expires_at_ms, NOW + 9_500 + 30_000);
+    assert_eq!(shard.message(shard.outbox().next().unwrap().1.message).expires_at_ms, NOW + 9_500 + 30_000);
 }
 
 #[test]
 fn a_lost_node_disconnects_whoever_it_owned_in_that_or_an_older_incarnation() {
-    let mut shard = Shard::new();
+    let mut shard = Replica::new();
     for (client_id, node, incarnation, expiry_s, delay_s) in [
         ("transient", 1, 5, 0, 9),
         ("durable, no delay", 1, 5, 100, 0),
@@ -192,7 +191,7 @@ fn a_lost_node_disconnects_whoever_it_owned_in_that_or_an_older_incarnation() {
         ("newer", 1, 6, 0, 0),
         ("elsewhere", 2, 5, 0, 0),
     ] {
-        let claim = Claim { client_id: client_id.into(), node, incarnation, expiry_s, ..durable(1) };
+        let claim = Claim { client_id: client_id.into(), node, incarnation, expiry_s, ..durable() };
         shard.claims(&with_will(claim, client_id, delay_s));
     }
     shard.does(NOW, Command::OwnerLost(OwnerLost { node: 1, incarnation: 5 }));
@@ -211,36 +210,22 @@ fn a_lost_node_disconnects_whoever_it_owned_in_that_or_an_older_incarnation() {
 
 #[test]
 fn a_claim_of_a_dead_incarnation_comes_too_late() {
-    let mut shard = Shard::new();
+    let mut shard = Replica::new();
     shard.does(NOW, Command::OwnerLost(OwnerLost { node: 1, incarnation: 5 }));
     for incarnation in [1, 5] {
-        let late = Claim { incarnation, ..durable(incarnation) };
+        let late = Claim { incarnation, ..durable() };
         assert_eq!(shard.refuses(Command::Claim(late)), Refusal::StaleIncarnation);
     }
-    shard.claims(&Claim { incarnation: 6, ..durable(7) });
-    shard.claims(&Claim { node: 2, incarnation: 1, ..durable(8) });
-}
-
-#[test]
-fn a_repeated_claim_gets_the_same_reply_and_does_nothing() {
-    let mut shard = Shard::new();
-    shard.claims(&with_will(durable(1), "first", 0));
-    let claim = with_will(Claim { node: 2, ..durable(2) }, "second", 0);
-    let reply = shard.claims(&claim);
-    assert!(reply.session_present && reply.previous.is_some());
-    let before = shard.digest();
-    assert_eq!(shard.claims_at(NOW + 77, &claim), reply);
-    assert_eq!(shard.digest(), before);
-    let other_node = shard.claims(&Claim { node: 3, ..claim });
-    assert!(other_node.epoch > reply.epoch, "the same token from another node is another claim");
+    shard.claims(&Claim { incarnation: 6, ..durable() });
+    shard.claims(&Claim { node: 2, incarnation: 1, ..durable() });
 }
 
 #[test]
 fn a_stale_or_second_release_is_ignored() {
-    let mut shard = Shard::new();
+    let mut shard = Replica::new();
     assert_eq!(shard.refuses(Command::Release(vanished(1))), Refusal::UnknownClient);
-    let first = shard.claims(&with_will(durable(1), "first", 9));
-    let second = shard.claims(&with_will(durable(2), "second", 9));
+    let first = shard.claims(&with_will(durable(), "first", 9));
+    let second = shard.claims(&with_will(durable(), "second", 9));
     for epoch in [0, first.epoch, second.epoch + 1] {
         assert_eq!(shard.refuses(Command::Release(vanished(epoch))), Refusal::StaleEpoch);
     }
@@ -252,23 +237,23 @@ fn a_stale_or_second_release_is_ignored() {
 
 #[test]
 fn an_epoch_never_repeats_even_when_the_entry_is_gone() {
-    let mut shard = Shard::new();
+    let mut shard = Replica::new();
     let mut last = 0;
-    for token in 0..5 {
-        let claimed = shard.claims(&transient(token));
+    for _ in 0..5 {
+        let claimed = shard.claims(&transient());
         assert!(claimed.epoch > last);
         last = claimed.epoch;
         shard.does(NOW, Command::Release(vanished(last)));
         assert_eq!(shard.clients(), 0);
-        shard = Shard::decode_snapshot(&shard.encode_snapshot()).unwrap();
+        shard = shard.restored();
     }
 }
 
 #[test]
 fn the_outbox_keeps_its_order_and_its_sequence_when_it_is_drained() {
-    let mut shard = Shard::new();
-    for (token, payload) in (0..).zip(["a", "b", "c", "d"]) {
-        let claimed = shard.claims(&with_will(transient(token), payload, 0));
+    let mut shard = Replica::new();
+    for payload in ["a", "b", "c", "d"] {
+        let claimed = shard.claims(&with_will(transient(), payload, 0));
         shard.does(NOW, Command::Release(vanished(claimed.epoch)));
     }
     shard.does(NOW, Command::Drained(Drained { upto: 2 }));
@@ -277,50 +262,50 @@ fn the_outbox_keeps_its_order_and_its_sequence_when_it_is_drained() {
     shard.does(NOW, Command::Drained(Drained { upto: 1 }));
     shard.does(NOW, Command::Drained(Drained { upto: u64::MAX }));
     assert_eq!(shard.outbox_len(), 0);
-    let claimed = shard.claims(&with_will(transient(9), "e", 0));
+    let claimed = shard.claims(&with_will(transient(), "e", 0));
     shard.does(NOW, Command::Release(vanished(claimed.epoch)));
     assert_eq!(shard.outbox().next().unwrap().0, 5, "a sequence is never used again");
 }
 
 #[test]
 fn a_full_outbox_refuses_new_wills_until_it_is_drained_but_no_other_claims() {
-    let mut shard = Shard::new();
+    let mut shard = Replica::new();
     let large = "x".repeat(900_000);
     let mut taken = 0;
     while taken < 1_000 {
-        let claim = with_will(transient(taken), &large, 0);
+        let claim = with_will(transient(), &large, 0);
         let reply = shard.apply(&shard_command(NOW, Command::Claim(claim)));
         let Some(Reply::Claimed(claimed)) = reply.reply else { break };
         shard.does(NOW, Command::Release(vanished(claimed.epoch)));
         taken += 1;
     }
-    assert_eq!(taken, (MAX_OUTBOX_BYTES as u64).div_ceil(900_000 + 24));
-    assert_eq!(shard.refuses(Command::Claim(with_will(transient(2_000), "w", 0))), Refusal::Busy);
-    shard.claims(&transient(2_001));
+    assert_eq!(taken, (MAX_OUTBOX_BYTES as u64).div_ceil(900_000 + 4));
+    assert_eq!(shard.refuses(Command::Claim(with_will(transient(), "w", 0))), Refusal::Busy);
+    shard.claims(&transient());
     shard.does(NOW, Command::Drained(Drained { upto: 1 }));
-    shard.claims(&with_will(transient(2_002), "w", 0));
+    shard.claims(&with_will(transient(), "w", 0));
 }
 
 #[test]
 fn an_impossible_claim_is_refused() {
-    let mut shard = Shard::new();
+    let mut shard = Replica::new();
     let bad_will = |topic: &str, qos| {
-        let mut claim = with_will(durable(1), "w", 0);
+        let mut claim = with_will(durable(), "w", 0);
         let message = claim.will.as_mut().unwrap().message.as_mut().unwrap();
         (message.topic, message.qos) = (topic.into(), qos);
         claim
     };
-    let mut no_message = with_will(durable(1), "w", 0);
+    let mut no_message = with_will(durable(), "w", 0);
     no_message.will.as_mut().unwrap().message = None;
     for (claim, reason) in [
-        (Claim { client_id: String::new(), ..durable(1) }, Refusal::Invalid),
-        (Claim { incarnation: 0, ..durable(1) }, Refusal::Invalid),
-        (Claim { client_id: "c".repeat(65_536), ..durable(1) }, Refusal::Limit),
+        (Claim { client_id: String::new(), ..durable() }, Refusal::Invalid),
+        (Claim { incarnation: 0, ..durable() }, Refusal::Invalid),
+        (Claim { client_id: "c".repeat(65_536), ..durable() }, Refusal::Limit),
         (bad_will("", 0), Refusal::Invalid),
         (bad_will("a/#", 0), Refusal::Invalid),
         (bad_will("a", 3), Refusal::Invalid),
         (no_message, Refusal::Invalid),
-        (with_will(durable(1), &"x".repeat(1 << 20), 0), Refusal::Limit),
+        (with_will(durable(), &"x".repeat(1 << 20), 0), Refusal::Limit),
     ] {
         assert_eq!(shard.refuses(Command::Claim(claim)), reason);
     }

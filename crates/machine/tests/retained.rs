@@ -4,11 +4,10 @@ mod commands;
 
 use bytes::Bytes;
 use commands::*;
-use zwerm_machine::Shard;
 use zwerm_machine::limits::MAX_DUE;
 use zwerm_machine::records::shard_command::Command;
 use zwerm_machine::records::shard_reply::Reply;
-use zwerm_machine::records::{Message, Properties, Refusal, Retain, Retained};
+use zwerm_machine::records::{Message, Origin, Properties, Refusal, Retain, Retained};
 
 const NEW: Retained = Retained { replaced: false, repeated: false };
 const REPLACED: Retained = Retained { replaced: true, repeated: false };
@@ -16,7 +15,7 @@ const REPEATED: Retained = Retained { replaced: false, repeated: true };
 
 #[test]
 fn a_retained_message_replaces_the_one_before_and_an_empty_one_deletes_it() {
-    let mut shard = Shard::new();
+    let mut shard = Replica::new();
     assert_eq!(shard.retains(message("a", "")), NEW);
     assert_eq!(shard.retained_count(), 0);
     assert_eq!(shard.retains(message("a", "1")), NEW);
@@ -30,7 +29,7 @@ fn a_retained_message_replaces_the_one_before_and_an_empty_one_deletes_it() {
 
 #[test]
 fn an_expired_message_is_not_found_and_the_next_tick_removes_it() {
-    let mut shard = Shard::new();
+    let mut shard = Replica::new();
     let expiring = |payload, at_ms| Message { expires_at_ms: at_ms, ..message("a", payload) };
     shard.retains(expiring("1", NOW + 10));
     shard.retains(expiring("2", NOW + 20));
@@ -50,7 +49,7 @@ fn an_expired_message_is_not_found_and_the_next_tick_removes_it() {
 
 #[test]
 fn a_tick_does_a_bounded_amount_of_work_and_the_next_one_goes_on() {
-    let mut shard = Shard::new();
+    let mut shard = Replica::new();
     for number in 0..=MAX_DUE {
         shard.retains(Message { expires_at_ms: NOW + 1, ..message(&format!("topic/{number}"), "x") });
     }
@@ -62,26 +61,28 @@ fn a_tick_does_a_bounded_amount_of_work_and_the_next_one_goes_on() {
 }
 
 #[test]
-fn a_numbered_command_is_applied_once_for_each_producer() {
-    let mut shard = Shard::new();
-    let mut retain = |producer_incarnation, sequence, payload: &str| {
-        let message = Some(message("a", payload));
-        shard
-            .reply(NOW, Command::Retain(Retain { producer_node: 1, producer_incarnation, message, sequence }))
+fn a_message_of_an_outbox_is_retained_once_also_when_another_came_between() {
+    let mut shard = Replica::new();
+    let mut retain = |sequence, payload: &str| {
+        let origin = (sequence > 0).then_some(Origin { shard: 3, sequence });
+        shard.reply(NOW, Command::Retain(Retain { message: Some(message("a", payload)), origin }))
     };
-    assert_eq!(retain(1, 1, "1"), Reply::Retained(NEW));
-    assert_eq!(retain(1, 3, "3"), Reply::Retained(REPLACED));
-    assert_eq!(retain(1, 3, "3"), Reply::Retained(REPEATED));
-    assert_eq!(retain(1, 2, "2"), Reply::Retained(REPEATED));
-    assert_eq!(retain(1, 0, "unnumbered"), Reply::Retained(REPLACED));
-    assert_eq!(retain(2, 1, "next life"), Reply::Retained(REPLACED));
-    assert!(matches!(retain(1, 4, "past life"), Reply::Ignored(_)));
-    assert_eq!(shard.found("a", NOW), ["next life"]);
+    assert_eq!(retain(2, "will"), Reply::Retained(NEW));
+    assert_eq!(retain(0, "newer"), Reply::Retained(REPLACED));
+    assert_eq!(retain(2, "will"), Reply::Retained(REPEATED));
+    assert_eq!(shard.found("a", NOW), ["newer"]);
+    let mut shard = shard.restored();
+    let origin = Some(Origin { shard: 3, sequence: 2 });
+    let repeat = Retain { message: Some(message("a", "will")), origin };
+    assert_eq!(shard.reply(NOW, Command::Retain(repeat)), Reply::Retained(REPEATED));
+    let nowhere =
+        Retain { message: Some(message("a", "x")), origin: Some(Origin { shard: 9_999, sequence: 1 }) };
+    assert_eq!(shard.refuses(Command::Retain(nowhere)), Refusal::Invalid);
 }
 
 #[test]
 fn an_impossible_message_is_refused() {
-    let mut shard = Shard::new();
+    let mut shard = Replica::new();
     let bad_response = Properties { response_topic: Some("a/+".into()), ..Properties::default() };
     for bad in [
         None,
@@ -92,7 +93,7 @@ fn an_impossible_message_is_refused() {
         Some(Message { qos: 3, ..message("a", "x") }),
         Some(Message { properties: Some(bad_response), ..message("a", "x") }),
     ] {
-        let retain = Retain { message: bad, sequence: 1, ..Retain::default() };
+        let retain = Retain { message: bad, ..Retain::default() };
         assert_eq!(shard.refuses(Command::Retain(retain)), Refusal::Invalid);
     }
 }
@@ -102,7 +103,7 @@ fn a_kept_message_does_not_hold_the_log_entry_it_came_in() {
     let entry = Bytes::from(vec![b'x'; 1 << 20]);
     let properties = Properties { correlation_data: Some(entry.slice(8..16)), ..Properties::default() };
     let small = Message { payload: entry.slice(0..8), properties: Some(properties), ..message("a", "") };
-    let mut shard = Shard::new();
+    let mut shard = Replica::new();
     shard.retains(small.clone());
     let filter = zwerm_wire::TopicFilter::new("a").unwrap();
     let kept = shard.retained(&filter, NOW).next().unwrap().1;

@@ -74,7 +74,8 @@ impl Queue {
 
     /// Takes the oldest message that is pending; its position is done.
     pub(crate) fn drop_oldest(&mut self) -> Option<Removed> {
-        let pending = self.chunks.range(self.oldest..).find_map(|(index, chunk)| Some((*index, chunk.oldest()?)));
+        let pending =
+            self.chunks.range(self.oldest..).find_map(|(index, chunk)| Some((*index, chunk.oldest()?)));
         let (index, place) = pending?;
         self.oldest = index;
         self.finish(index * CHUNK + u64::from(place))
@@ -83,9 +84,9 @@ impl Queue {
     /// What is pending behind a position, in order.
     pub(crate) fn queued(&self, after: u64) -> impl Iterator<Item = Queued> {
         let (first, from) = place(after.saturating_add(1));
-        self.chunks.range(first..).flat_map(move |(index, chunk)| {
-            chunk.queued(*index, if *index == first { from } else { 0 })
-        })
+        self.chunks
+            .range(first..)
+            .flat_map(move |(index, chunk)| chunk.queued(*index, if *index == first { from } else { 0 }))
     }
 
     /// Positions whose PUBCOMP is awaited, in order.

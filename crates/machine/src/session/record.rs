@@ -25,7 +25,11 @@ impl Session {
             window: self.window,
             maybe_sent: self.maybe_sent,
             last_position: self.queue.last(),
-            subscriptions: self.subscriptions.iter().map(|(filter, options)| options.record(filter)).collect(),
+            subscriptions: self
+                .subscriptions
+                .iter()
+                .map(|(filter, options)| options.record(filter))
+                .collect(),
             received: received.collect(),
             replays: self.replay.running(),
             live_topics: self.replay.topics().map(ToString::to_string).collect(),

@@ -3,6 +3,9 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
+
 use bytes::Bytes;
 use zwerm_machine::records::*;
 use zwerm_machine::{Control, Shard};
@@ -25,12 +28,12 @@ pub(crate) fn will(payload: &str, delay_s: u32) -> Will {
 }
 
 /// A durable claim of "client" by node 1 without a will.
-pub(crate) fn durable(token: u64) -> Claim {
-    Claim { client_id: "client".into(), node: 1, incarnation: 1, token, expiry_s: 100, ..Claim::default() }
+pub(crate) fn durable() -> Claim {
+    Claim { client_id: "client".into(), node: 1, incarnation: 1, expiry_s: 100, ..Claim::default() }
 }
 
-pub(crate) fn transient(token: u64) -> Claim {
-    Claim { expiry_s: 0, clean_start: true, ..durable(token) }
+pub(crate) fn transient() -> Claim {
+    Claim { expiry_s: 0, clean_start: true, ..durable() }
 }
 
 pub(crate) fn with_will(claim: Claim, payload: &str, delay_s: u32) -> Claim {
@@ -42,22 +45,68 @@ pub(crate) fn vanished(epoch: u64) -> Release {
     Release { client_id: "client".into(), epoch, fire_will: true, expiry_s: None, sent: 0 }
 }
 
-/// What the tests ask of a shard.
-pub(crate) trait Drive {
-    fn reply(&mut self, at_ms: u64, command: shard_command::Command) -> shard_reply::Reply;
+/// A shard with the messages that are kept outside it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Replica {
+    pub(crate) shard: Shard,
+    pub(crate) messages: BTreeMap<u64, Message>,
+    /// Whoever was touched since it was looked at.
+    pub(crate) touched: BTreeSet<String>,
+}
 
-    fn claims(&mut self, claim: &Claim) -> Claimed {
+impl Deref for Replica {
+    type Target = Shard;
+
+    fn deref(&self) -> &Shard {
+        &self.shard
+    }
+}
+
+impl Replica {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Applies a command and does what it leaves to be done.
+    pub(crate) fn reply(&mut self, at_ms: u64, command: shard_command::Command) -> shard_reply::Reply {
+        let reply = self.shard.apply(&shard_command(at_ms, command)).reply.unwrap();
+        self.take_effects();
+        reply
+    }
+
+    pub(crate) fn take_effects(&mut self) {
+        let effects = self.shard.take_effects();
+        for (number, message) in effects.stored {
+            assert!(self.shard.names_message(number), "what is stored is named");
+            assert!(self.messages.insert(number, message).is_none(), "a number is given once");
+        }
+        for number in effects.forgotten {
+            assert!(!self.shard.names_message(number), "what is forgotten is named by nobody");
+            self.messages.remove(&number);
+        }
+        self.touched.extend(effects.touched.iter().map(ToString::to_string));
+    }
+
+    /// The same with the state from its snapshot, as after a restart.
+    pub(crate) fn restored(&self) -> Self {
+        let shard = Shard::decode_snapshot(&self.shard.encode_snapshot()).unwrap();
+        assert_eq!(shard.encode_snapshot(), self.shard.encode_snapshot());
+        assert_eq!(shard.next_due_ms(), self.shard.next_due_ms());
+        Self { shard, messages: self.messages.clone(), touched: BTreeSet::new() }
+    }
+
+    pub(crate) fn claims(&mut self, claim: &Claim) -> Claimed {
         self.claims_at(NOW, claim)
     }
 
-    fn claims_at(&mut self, at_ms: u64, claim: &Claim) -> Claimed {
+    pub(crate) fn claims_at(&mut self, at_ms: u64, claim: &Claim) -> Claimed {
         match self.reply(at_ms, shard_command::Command::Claim(claim.clone())) {
             shard_reply::Reply::Claimed(claimed) => claimed,
             other => panic!("not claimed: {other:?}"),
         }
     }
 
-    fn retains(&mut self, message: Message) -> Retained {
+    pub(crate) fn retains(&mut self, message: Message) -> Retained {
         let retain = Retain { message: Some(message), ..Retain::default() };
         match self.reply(NOW, shard_command::Command::Retain(retain)) {
             shard_reply::Reply::Retained(retained) => retained,
@@ -66,30 +115,16 @@ pub(crate) trait Drive {
     }
 
     /// Applies what must succeed.
-    fn does(&mut self, at_ms: u64, command: shard_command::Command) {
+    pub(crate) fn does(&mut self, at_ms: u64, command: shard_command::Command) {
         assert_eq!(self.reply(at_ms, command), shard_reply::Reply::Applied(Applied {}));
     }
 
-    fn ticks(&mut self, at_ms: u64) {
+    pub(crate) fn ticks(&mut self, at_ms: u64) {
         self.does(at_ms, shard_command::Command::Tick(Tick {}));
     }
 
     /// Applies what must be ignored and tells why.
-    fn refuses(&mut self, command: shard_command::Command) -> Refusal;
-
-    /// Payloads in the outbox, in order.
-    fn fired(&self) -> Vec<String>;
-
-    /// Payloads of the retained messages that a filter finds.
-    fn found(&self, filter: &str, now_ms: u64) -> Vec<String>;
-}
-
-impl Drive for Shard {
-    fn reply(&mut self, at_ms: u64, command: shard_command::Command) -> shard_reply::Reply {
-        self.apply(&shard_command(at_ms, command)).reply.unwrap()
-    }
-
-    fn refuses(&mut self, command: shard_command::Command) -> Refusal {
+    pub(crate) fn refuses(&mut self, command: shard_command::Command) -> Refusal {
         let before = self.digest();
         match self.reply(NOW, command) {
             shard_reply::Reply::Ignored(ignored) => {
@@ -100,17 +135,24 @@ impl Drive for Shard {
         }
     }
 
-    fn fired(&self) -> Vec<String> {
-        self.outbox().map(|(_, message)| text(message)).collect()
+    /// A message that the shard names.
+    pub(crate) fn message(&self, number: u64) -> &Message {
+        self.messages.get(&number).unwrap_or_else(|| panic!("message {number} is not kept"))
     }
 
-    fn found(&self, filter: &str, now_ms: u64) -> Vec<String> {
+    /// Payloads in the outbox, in order.
+    pub(crate) fn fired(&self) -> Vec<String> {
+        self.outbox().map(|(_, entry)| text(self.message(entry.message))).collect()
+    }
+
+    /// Payloads of the retained messages that a filter finds.
+    pub(crate) fn found(&self, filter: &str, now_ms: u64) -> Vec<String> {
         let filter = TopicFilter::new(filter.to_owned()).unwrap();
         self.retained(&filter, now_ms).map(|(_, message)| text(message)).collect()
     }
 }
 
-fn text(message: &Message) -> String {
+pub(crate) fn text(message: &Message) -> String {
     String::from_utf8(message.payload.to_vec()).unwrap()
 }
 
@@ -149,8 +191,12 @@ pub(crate) fn shard_routes(
     more: bool,
     set: &[(&str, u32, u64)],
 ) -> ShardRoutes {
-    let set =
-        set.iter().map(|&(filter, members, since)| ShardRoute { filter: filter.into(), members, since });
+    let set = set.iter().map(|&(filter, members, since)| ShardRoute {
+        filter: filter.into(),
+        members,
+        since,
+        online: 0,
+    });
     ShardRoutes { shard, base, version, more, set: set.collect() }
 }
 

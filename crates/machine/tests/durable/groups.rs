@@ -1,0 +1,101 @@
+//! Shared subscriptions of durable sessions.
+
+use zwerm_machine::Target;
+use zwerm_machine::limits::MAX_OUTBOX;
+use zwerm_machine::records::shard_command::Command;
+use zwerm_machine::records::*;
+use zwerm_wire::TopicFilter;
+
+use crate::commands::*;
+use crate::fixture::*;
+
+const GROUP: &str = "$share/g/a";
+
+fn to_group(payload: &str) -> Enqueue {
+    Enqueue { plain: false, groups: vec![GROUP.into()], ..enqueue(message("a", payload)) }
+}
+
+fn groups_in_outbox(shard: &Replica) -> Vec<(String, String)> {
+    let entries = shard.outbox().map(|(_, entry)| match &entry.target {
+        Target::Group(filter) => (filter.to_string(), text(shard.message(entry.message))),
+        Target::All => panic!("not of a group"),
+    });
+    entries.collect()
+}
+
+#[test]
+fn one_member_of_each_named_group_gets_a_message() {
+    let mut shard = Replica::new();
+    shard.joins(&claim_of("1"), &[to(GROUP, 1), to("a", 1)]);
+    shard.joins(&claim_of("2"), &[to(GROUP, 1)]);
+    shard.joins(&claim_of("3"), &[to("$share/h/a", 1)]);
+    assert_eq!(shard.enqueues(Enqueue { plain: true, ..to_group("x") }), (2, 0));
+    assert_eq!((shard.waiting("1"), shard.waiting("2")), (vec!["x".into()], vec!["x".into()]));
+    assert_eq!(shard.enqueues(to_group("y")), (1, 0));
+    assert_eq!(shard.waiting("1"), ["x", "y"], "one of its own, one of the group");
+    assert!(shard.waiting("3").is_empty());
+    let unknown = Enqueue { groups: vec!["$share/none/a".into()], ..to_group("z") };
+    assert_eq!(shard.enqueues(unknown), (0, 0));
+    let plain = Enqueue { groups: vec!["a".into()], ..to_group("z") };
+    assert_eq!(shard.refuses(Command::Enqueue(plain)), Refusal::Invalid);
+}
+
+#[test]
+fn a_connected_member_comes_before_others_then_the_shortest_queue() {
+    let mut shard = Replica::new();
+    let one = shard.joins(&claim_of("1"), &[to(GROUP, 1)]);
+    shard.joins(&claim_of("2"), &[to(GROUP, 1)]);
+    shard.does(NOW, gone("1", one, 0));
+    shard.enqueues(to_group("x"));
+    shard.enqueues(to_group("y"));
+    assert_eq!(shard.waiting("2"), ["x", "y"]);
+    let lost = Command::OwnerLost(OwnerLost { node: 1, incarnation: 1 });
+    shard.does(NOW, lost);
+    let mut shard = shard.restored();
+    shard.enqueues(to_group("z"));
+    assert_eq!(shard.waiting("1"), ["z"], "nobody is connected");
+    shard.claims(&Claim { incarnation: 2, ..claim_of("2") });
+    shard.enqueues(to_group("w"));
+    assert_eq!(shard.waiting("2"), ["x", "y", "w"]);
+}
+
+#[test]
+fn what_a_member_left_unacknowledged_goes_to_its_group_when_its_session_ends() {
+    let mut shard = Replica::new();
+    let epoch = shard.joins(&claim_of("1"), &[to(GROUP, 2), to("a", 1)]);
+    for payload in ["done", "sent", "released", "waiting"] {
+        let message = Some(Message { qos: 2, ..message("a", payload) });
+        shard.enqueues(Enqueue { message, ..to_group("") });
+    }
+    shard.publishes("a", "its own");
+    shard.does(NOW, acknowledge("1", epoch, &[1], &[3]));
+    shard.claims(&Claim { clean_start: true, ..claim_of("1") });
+    assert_eq!(groups_in_outbox(&shard), [(GROUP.into(), "sent".into()), (GROUP.into(), "waiting".into())]);
+    assert_eq!(shard.messages.len(), 2, "what was for itself ended with it");
+    let mut shard = shard.restored();
+    assert_eq!(groups_in_outbox(&shard).len(), 2);
+    shard.does(NOW, Command::Drained(Drained { upto: 2 }));
+    assert!(shard.messages.is_empty());
+}
+
+#[test]
+fn messages_of_an_ended_member_wait_for_room_in_the_outbox() {
+    let mut shard = Replica::new();
+    shard.joins(&claim_of("1"), &[to(GROUP, 1)]);
+    let messages = MAX_OUTBOX + 1_000;
+    for _ in 0..messages {
+        shard.enqueues(to_group("x"));
+    }
+    shard.claims(&Claim { clean_start: true, ..claim_of("1") });
+    while shard.next_due_ms() == Some(0) {
+        shard.ticks(NOW);
+    }
+    assert!((MAX_OUTBOX..MAX_OUTBOX + 64).contains(&shard.outbox_len()));
+    shard.does(NOW, Command::Drained(Drained { upto: MAX_OUTBOX as u64 }));
+    assert_eq!(shard.next_due_ms(), Some(0), "there is room again");
+    shard.ticks(NOW);
+    let filter = TopicFilter::new(GROUP).unwrap();
+    assert!(shard.outbox().all(|(_, entry)| entry.target == Target::Group(filter.clone())));
+    assert_eq!((shard.outbox_len(), shard.messages.len()), (1_000, 1_000));
+    assert_eq!(shard.next_due_ms(), None);
+}
