@@ -274,8 +274,7 @@ fn a_full_outbox_refuses_new_wills_until_it_is_drained_but_no_other_claims() {
     let mut taken = 0;
     while taken < 1_000 {
         let claim = with_will(transient(), &large, 0);
-        let reply = shard.apply(&shard_command(NOW, Command::Claim(claim)));
-        let Some(Reply::Claimed(claimed)) = reply.reply else { break };
+        let Reply::Claimed(claimed) = shard.reply(NOW, Command::Claim(claim)) else { break };
         shard.does(NOW, Command::Release(vanished(claimed.epoch)));
         taken += 1;
     }
@@ -311,5 +310,5 @@ fn an_impossible_claim_is_refused() {
     }
     let empty = ShardCommand::default();
     let ignored = Ignored { reason: Refusal::UnknownCommand.into() };
-    assert_eq!(shard.apply(&empty).reply, Some(Reply::Ignored(ignored)));
+    assert_eq!(shard.shard.apply(&empty).reply, Some(Reply::Ignored(ignored)));
 }
