@@ -53,6 +53,10 @@ async fn what_was_not_acknowledged_comes_again_as_a_duplicate_under_the_same_ide
     subscriber.payloads(10).await;
     let sent = ids(&subscriber.taken);
     subscriber.acknowledge(4);
+    until("the acknowledgements are committed", || {
+        world.cluster(1).shard_views().values().map(|view| view.state().queued_messages()).sum::<u64>() == 6
+    })
+    .await;
 
     // Taken over while the first connection still lives.
     let mut next = world.durable(3, "s").await;
