@@ -4,6 +4,7 @@
 use std::future::poll_fn;
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio_util::sync::CancellationToken;
@@ -35,7 +36,9 @@ impl Server {
         world.start_with(1, door, |cluster, outbox| Broker::start(unstarted, cluster.clone(), outbox)).await;
         world.ready().await;
         until("it routes", || world.cluster(1).lease.routing().is_some()).await;
-        let connections = Connections::new(Config::default(), world.app(1).clone());
+        // tests end while their clients listen: a node that stops need not wait for these to go
+        let config = Config { close_timeout: Duration::from_millis(100), ..Config::default() };
+        let connections = Connections::new(config, world.app(1).clone());
         Self { world, connections, stop: CancellationToken::new(), tasks: TaskTracker::new() }
     }
 
