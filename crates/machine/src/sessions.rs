@@ -75,7 +75,7 @@ impl Shard {
             let Some(session) = self.ended.get_mut(&number).map(Arc::make_mut) else { break };
             if let Some(removed) = session.queue.remove_chunk() {
                 left = left.saturating_sub(removed.len().max(1));
-                removed.into_iter().for_each(|removed| self.pass_on(removed));
+                removed.iter().for_each(|removed| self.pass_on(removed));
             } else if let Some((packet_id, received)) = session.received.get_min().copied() {
                 // Never released by its publisher: it was never published.
                 session.received.remove(&packet_id);
@@ -89,7 +89,7 @@ impl Shard {
 
     /// What a member of a shared subscription had not acknowledged goes to another member (MQTT 5.0 section 4.8.2);
     /// any other message ends with its session.
-    fn pass_on(&mut self, removed: Removed) {
+    fn pass_on(&mut self, removed: &Removed) {
         match &removed.terms.group {
             None => self.messages.release(removed.message),
             Some(filter) => self.outbox.push(OutboxEntry {

@@ -73,7 +73,7 @@ fn the_quality_of_service_is_the_lower_of_both_and_0_is_not_queued() {
 fn no_local_and_retain_as_published_are_of_each_subscription() {
     let mut shard = Replica::new();
     let own = Subscription { no_local: true, identifier: 1, ..to("a", 2) };
-    shard.joins(&claim_of("publisher"), &[own.clone()]);
+    shard.joins(&claim_of("publisher"), std::slice::from_ref(&own));
     shard.joins(&claim_of("c"), &[own]);
     let retained = Message { retain: true, ..message("a", "x") };
     assert_eq!(shard.enqueues(enqueue(retained.clone())), (1, 0));
