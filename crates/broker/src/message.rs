@@ -9,7 +9,7 @@ use bytestring::ByteString;
 use tokio::time::{Duration, Instant};
 use zwerm_cluster::forward::{Body, Origin, Record, Target};
 use zwerm_machine::message::{self, Header, MessageError};
-use zwerm_machine::records::{self, Enqueue};
+use zwerm_machine::records::{self, Enqueue, Retain};
 use zwerm_wire::{MessageProperties, Protocol, Publish, PublishFrame, QoS, TopicName};
 
 /// What a message has left to live.
@@ -207,8 +207,17 @@ impl Message {
             message: Some(self.record(now_ms)),
             plain: target.plain,
             groups: target.groups.iter().map(ToString::to_string).collect(),
-            origin: self.origin.map(|Origin { shard, sequence }| records::Origin { shard, sequence }),
+            origin: self.origin_record(),
         }
+    }
+
+    /// What the shard of its topic is asked to keep.
+    pub(crate) fn retained(&self, now_ms: u64) -> Retain {
+        Retain { message: Some(self.record(now_ms)), origin: self.origin_record() }
+    }
+
+    fn origin_record(&self) -> Option<records::Origin> {
+        self.origin.map(|Origin { shard, sequence }| records::Origin { shard, sequence })
     }
 
     /// What a shard keeps of it.

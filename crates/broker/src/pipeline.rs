@@ -164,7 +164,7 @@ impl<T> Pipeline<T> {
         for pending in self.pending.iter_mut().skip(self.routed) {
             let Stage::ToStore(message) = &pending.stage else { continue };
             let receipt = Receipt::new(self.bell.clone());
-            match self.cluster.retain(message.topic(), || message.record(now_ms), || receipt.ticket()) {
+            match self.cluster.retain(message.topic(), || message.retained(now_ms), || receipt.ticket()) {
                 Ok(()) => {
                     self.local.counters.retained.add(1);
                     pending.stage = Stage::Storing(Arc::clone(message), receipt);

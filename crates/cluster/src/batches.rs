@@ -19,7 +19,7 @@ use crate::shards::{Answer, Job, ShardQueue};
 use crate::transport::proto::{KickRequest, ProposeRequest};
 
 /// Commands and bytes of one batch, about.
-const BATCH: usize = 256;
+const BATCH: usize = 1_024;
 const BATCH_BYTES: usize = 1024 * 1024;
 
 /// Serves one shard's line until the node stops.

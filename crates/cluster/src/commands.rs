@@ -7,8 +7,8 @@
 
 use tokio::sync::mpsc;
 use zwerm_machine::records::{
-    Acknowledge, Claim, Claimed, Complete, Deliver, EndReplay, Enqueue, Message, Receive, Release, Retain,
-    Subscribe, Subscribed, Unsubscribe, Unsubscribed, shard_command::Command,
+    Acknowledge, Claim, Claimed, Complete, Deliver, EndReplay, Enqueue, Receive, Release, Retain, Subscribe,
+    Subscribed, Unsubscribe, Unsubscribed, shard_command::Command,
 };
 use zwerm_wire::TopicFilter;
 
@@ -128,7 +128,7 @@ impl Cluster {
         self.hand(shard, AWAITED, || Command::Acknowledge(acknowledge()), ticket)
     }
 
-    /// Keeps a retained message of a topic (or deletes it: an empty payload); the ticket is dropped when that
+    /// Keeps a retained message of this topic (or deletes it: an empty payload); the ticket is dropped when that
     /// is safe. Neither is made when there is an error.
     ///
     /// # Errors
@@ -136,11 +136,10 @@ impl Cluster {
     pub fn retain(
         &self,
         topic: &str,
-        message: impl FnOnce() -> Message,
+        retain: impl FnOnce() -> Retain,
         ticket: impl FnOnce() -> Ticket,
     ) -> Result<(), ShardError> {
-        let retain = || Command::Retain(Retain { message: Some(message()), ..Retain::default() });
-        self.client_of(topic)?.hand(PUBLISHED, retain, || Some(ticket()))
+        self.client_of(topic)?.hand(PUBLISHED, || Command::Retain(retain()), || Some(ticket()))
     }
 
     /// Waits until a shard may take messages again.

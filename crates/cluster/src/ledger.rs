@@ -158,6 +158,11 @@ impl Shared {
         self.host.group(group)?.leader()
     }
 
+    /// Whether this node's replica of a shard works.
+    pub(crate) fn is_running(&self, shard: u32) -> bool {
+        self.host.group(group_of(shard)).is_some_and(|group| group.watch().borrow().running)
+    }
+
     /// Who may lead a group.
     pub(crate) fn members_of(&self, group: GroupId) -> Vec<NodeId> {
         let control = self.control.state();

@@ -341,3 +341,103 @@ impl Drop for ShardQueue {
         self.0.room.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use zwerm_machine::records::{Applied, Enqueue, Ignored, Message};
+
+    use super::*;
+    use crate::receipt::{Bell, Receipt};
+
+    fn line() -> (ShardClient, ShardQueue) {
+        ShardClient::new(Arc::default())
+    }
+
+    fn enqueue(size: usize) -> Command {
+        let message = Message { payload: vec![0; size].into(), ..Message::default() };
+        Command::Enqueue(Enqueue { message: Some(message), ..Enqueue::default() })
+    }
+
+    fn hand(client: &ShardClient, room: Room, size: usize, receipt: &Receipt) -> Result<(), ShardError> {
+        client.hand(room, || enqueue(size), || Some(receipt.ticket()))
+    }
+
+    #[test]
+    fn a_line_is_bounded_by_commands_and_by_bytes_and_keeps_room_for_what_is_awaited() {
+        for (size, fits) in [(1, 2_048), (1 << 20, 8), (64 << 20, 1)] {
+            let ((client, queue), receipt) = (line(), Receipt::new(Bell::new()));
+            for _ in 0..fits {
+                assert_eq!(hand(&client, PUBLISHED, size, &receipt), Ok(()));
+            }
+            assert_eq!(hand(&client, PUBLISHED, size, &receipt), Err(ShardError::Busy));
+            assert_eq!(queue.counters().busy.load(Ordering::Relaxed), 1);
+            if size < AWAITED.bytes {
+                assert_eq!(hand(&client, AWAITED, 1, &receipt), Ok(()));
+            }
+            while !queue.take(100, 1 << 20).is_empty() {}
+            assert_eq!(hand(&client, PUBLISHED, size, &receipt), Ok(()));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_room_is_woken_when_there_is_some_or_the_line_ends() {
+        let ((client, queue), receipt) = (line(), Receipt::new(Bell::new()));
+        hand(&client, PUBLISHED, PUBLISHED.bytes, &receipt).unwrap();
+        let mut room = std::pin::pin!(client.room());
+        assert!(futures::poll!(&mut room).is_pending());
+        queue.take(1, 1);
+        assert!(futures::poll!(&mut room).is_ready());
+        hand(&client, PUBLISHED, PUBLISHED.bytes, &receipt).unwrap();
+        let mut room = std::pin::pin!(client.room());
+        assert!(futures::poll!(&mut room).is_pending());
+        drop(queue);
+        assert!(futures::poll!(&mut room).is_ready());
+        assert_eq!(hand(&client, PUBLISHED, 1, &receipt), Err(ShardError::Unavailable));
+    }
+
+    #[test]
+    fn a_batch_is_the_front_of_the_line_up_to_its_bounds_and_at_least_one() {
+        let ((client, queue), receipt) = (line(), Receipt::new(Bell::new()));
+        for size in [10, 20, 5_000, 30] {
+            hand(&client, PUBLISHED, size, &receipt).unwrap();
+        }
+        let sizes = |jobs: Vec<Job>| -> Vec<usize> {
+            let size = |job: &Job| match &job.command {
+                Command::Enqueue(enqueue) => enqueue.message.as_ref().unwrap().payload.len(),
+                other => panic!("{other:?}"),
+            };
+            jobs.iter().map(size).collect()
+        };
+        assert_eq!(sizes(queue.take(9, 1_000)), [10, 20]);
+        assert_eq!(sizes(queue.take(9, 1_000)), [5_000]);
+        assert_eq!(sizes(queue.take(9, 1_000)), [30]);
+        assert!(queue.take(9, 1_000).is_empty());
+    }
+
+    #[test]
+    fn a_ticket_says_what_became_of_its_command() {
+        let reason = Refusal::NoSession;
+        let ignored = Reply::Ignored(Ignored { reason: reason.into() });
+        for (reply, refusal) in [
+            (Some(Reply::Applied(Applied {})), None),
+            (Some(ignored), Some(reason)),
+            (None, Some(Refusal::Unspecified)),
+        ] {
+            let ((client, queue), receipt) = (line(), Receipt::new(Bell::new()));
+            hand(&client, PUBLISHED, 1, &receipt).unwrap();
+            let Some(Job { answer: Answer::Done(done), .. }) = queue.take(1, 1).pop() else { panic!() };
+            assert!(!receipt.is_complete());
+            done.settle(reply);
+            assert!(receipt.is_complete());
+            assert_eq!(receipt.refusal(), refusal);
+        }
+    }
+
+    #[test]
+    fn what_waits_in_a_line_that_ends_is_refused() {
+        let ((client, queue), receipt) = (line(), Receipt::new(Bell::new()));
+        hand(&client, PUBLISHED, 1, &receipt).unwrap();
+        drop(queue);
+        assert!(receipt.is_complete() && receipt.has_failed());
+    }
+}

@@ -69,7 +69,8 @@ impl QueueReader {
         let session = (&client_id, epoch);
         let source = match shared.shard_of(&client_id) {
             None => Source::Nowhere,
-            Some(shard) => match shared.shard_view(shard) {
+            // A replica that stopped (its disk failed) shows nothing new any more.
+            Some(shard) => match shared.shard_view(shard).filter(|_| shared.is_running(shard)) {
                 Some(view) => {
                     Source::Here(LocalReader::new(Arc::clone(shared), view, session, Box::new(bell)))
                 }

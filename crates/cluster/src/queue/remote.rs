@@ -267,7 +267,8 @@ async fn keep_stream(shared: &Shared, shard: u32, queues: &Requests) {
 fn holder(shared: &Shared, shard: u32, turn: usize) -> Option<NodeId> {
     let control = shared.control.state();
     let is_up = |node: &NodeId| control.node(*node).is_some_and(|node| node.up);
-    let holders: Vec<NodeId> = shared.members_of(group_of(shard)).into_iter().filter(is_up).collect();
+    let mut holders = shared.members_of(group_of(shard));
+    holders.retain(|node| *node != shared.own.id && is_up(node));
     holders.get(turn.checked_rem(holders.len())?).copied()
 }
 
@@ -291,5 +292,114 @@ async fn stream(shared: &Shared, holder: NodeId, queues: &Requests) -> Result<()
             },
             () = queues.more.notified(), if !has_more => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reader(queues: &Arc<Requests>, bell: &Bell) -> RemoteReader {
+        let (client_id, bell) = (Arc::from("c"), bell.clone());
+        RemoteReader {
+            shard: 2,
+            queues: Arc::clone(queues),
+            client_id,
+            epoch: 9,
+            arrived: Arc::default(),
+            bell,
+        }
+    }
+
+    fn reply(id: u64, positions: std::ops::RangeInclusive<u64>) -> DeliverReply {
+        let message = Message { topic: "t".to_owned(), ..Message::default() }.encode_to_vec();
+        let entry = |position| QueueEntry {
+            position,
+            message: message.clone().into(),
+            qos: 1,
+            ..QueueEntry::default()
+        };
+        DeliverReply { id, entries: positions.map(entry).collect(), lost: false }
+    }
+
+    fn read(reader: &mut RemoteReader, after: u64, max: usize) -> Vec<u64> {
+        let mut taken = Vec::new();
+        assert!(reader.read(after, max, &mut taken));
+        taken.iter().map(|queued| queued.position).collect()
+    }
+
+    #[test]
+    fn a_reader_asks_once_and_for_as_much_as_it_may_take() {
+        let (queues, bell) = (Arc::<Requests>::default(), Bell::new());
+        let mut reader = reader(&queues, &bell);
+        assert!(read(&mut reader, 7, 5).is_empty());
+        assert!(read(&mut reader, 7, 5).is_empty());
+        let asked = queues.next().unwrap();
+        assert_eq!((asked.shard, asked.epoch, asked.after, asked.max), (2, 9, 7, 5));
+        assert_eq!(queues.next(), None);
+        queues.arrived(reply(asked.id, 8..=10)).unwrap();
+        assert_eq!(read(&mut reader, 7, 2), [8, 9]);
+        assert_eq!(queues.next(), None, "there is more already");
+        assert_eq!(read(&mut reader, 9, 5), [10]);
+        let asked = queues.next().unwrap();
+        assert_eq!((asked.after, asked.max), (10, 4));
+    }
+
+    #[test]
+    fn a_reader_that_goes_back_gets_nothing_of_what_it_asked_before() {
+        let (queues, bell) = (Arc::<Requests>::default(), Bell::new());
+        let mut reader = reader(&queues, &bell);
+        read(&mut reader, 7, 5);
+        let first = queues.next().unwrap();
+        assert!(read(&mut reader, 3, 5).is_empty());
+        assert_eq!(queues.next(), Some(DeliverRequest { id: first.id, ..DeliverRequest::default() }));
+        let second = queues.next().unwrap();
+        assert_eq!(second.after, 3);
+        queues.arrived(reply(first.id, 8..=9)).unwrap();
+        assert!(read(&mut reader, 3, 5).is_empty());
+        queues.arrived(reply(second.id, 4..=4)).unwrap();
+        assert_eq!(read(&mut reader, 3, 5), [4]);
+    }
+
+    #[test]
+    fn a_stream_that_broke_asks_for_what_is_open_and_wanted() {
+        let (queues, bell) = (Arc::<Requests>::default(), Bell::new());
+        let (mut stays, mut goes) = (reader(&queues, &bell), reader(&queues, &bell));
+        read(&mut stays, 1, 5);
+        read(&mut goes, 2, 5);
+        let stays_asked = queues.next().unwrap();
+        queues.next().unwrap();
+        drop(goes);
+        queues.rewind();
+        assert_eq!(queues.next(), Some(stays_asked));
+        assert_eq!(queues.next(), None, "what is gone is not asked for and not withdrawn");
+        drop(stays);
+        assert!(!queues.has_open());
+    }
+
+    #[test]
+    fn a_reader_that_lost_its_session_reads_what_came_and_then_nothing() {
+        let (queues, bell) = (Arc::<Requests>::default(), Bell::new());
+        let mut reader = reader(&queues, &bell);
+        read(&mut reader, 0, 5);
+        let asked = queues.next().unwrap();
+        queues.arrived(DeliverReply { lost: true, ..reply(asked.id, 1..=1) }).unwrap();
+        let mut taken = Vec::new();
+        assert!(!reader.read(0, 5, &mut taken));
+        assert_eq!(taken.len(), 1);
+        assert_eq!(queues.next(), None);
+    }
+
+    #[test]
+    fn a_malformed_entry_breaks_the_stream_and_keeps_its_reader_going() {
+        let (queues, bell) = (Arc::<Requests>::default(), Bell::new());
+        let mut reader = reader(&queues, &bell);
+        read(&mut reader, 0, 5);
+        let asked = queues.next().unwrap();
+        let mut malformed = reply(asked.id, 1..=1);
+        malformed.entries[0].qos = 3;
+        assert!(queues.arrived(malformed).is_err());
+        assert!(read(&mut reader, 0, 5).is_empty());
+        assert_eq!(queues.next().unwrap().after, 0);
     }
 }

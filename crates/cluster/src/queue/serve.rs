@@ -83,7 +83,7 @@ async fn cut_off(shared: Arc<Shared>, group: Group) {
     let mut looks = 0;
     while looks < 2 {
         tokio::time::sleep(LOOK).await;
-        let is_well = shared.lease.is_valid() && group.leader().is_some() && group.watch().borrow().running;
+        let is_well = shared.lease.is_valid() && group.watch().borrow().running && group.leader().is_some();
         looks = if is_well { 0 } else { looks + 1 };
     }
 }

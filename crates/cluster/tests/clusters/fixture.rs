@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use zwerm_cluster::forward::LaneLimits;
 use zwerm_cluster::{Cluster, Config, LeaseConfig, Local, MemoryNet, NodeId, OutboxMessage, RaftConfig};
-use zwerm_store::MemoryEngine;
+
+use crate::disk::Disk;
 
 /// Longer than anything takes on a machine that others use, too.
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -71,7 +72,7 @@ pub struct Node<A> {
 /// Nodes 1 to `nodes`, their disks and their network.
 pub struct World<A> {
     pub net: MemoryNet,
-    pub engines: BTreeMap<NodeId, Arc<MemoryEngine>>,
+    pub disks: BTreeMap<NodeId, Arc<Disk>>,
     pub nodes: BTreeMap<NodeId, Node<A>>,
     starts: BTreeMap<NodeId, u64>,
     pub lanes: LaneLimits,
@@ -83,7 +84,7 @@ impl<A> World<A> {
     pub fn new(size: u64) -> Self {
         Self {
             net: MemoryNet::new(),
-            engines: (1..=size).map(|node| (node, Arc::default())).collect(),
+            disks: (1..=size).map(|node| (node, Arc::default())).collect(),
             nodes: BTreeMap::new(),
             starts: BTreeMap::new(),
             lanes: LaneLimits::default(),
@@ -103,7 +104,7 @@ impl<A> World<A> {
         let config = Config { lanes: self.lanes, ..config(node, *start, self.size) };
         let incoming = self.net.listen(&address(node));
         let dial = Arc::new(self.net.dialer(&address(node)));
-        let engine = Arc::clone(&self.engines[&node]);
+        let engine = Arc::<Disk>::clone(&self.disks[&node]);
         let (cluster, outbox) = Cluster::start(config, engine, dial, incoming, local).await.unwrap();
         let app = app(&cluster, outbox);
         self.nodes.insert(node, Node { cluster, app });
@@ -145,7 +146,7 @@ impl<A> World<A> {
         self.links(node).for_each(|(one, other)| self.net.cut(&one, &other));
         let Node { cluster, .. } = self.nodes.remove(&node).unwrap();
         soon("the killed node's tasks end", cluster.stop()).await;
-        self.engines[&node].crash();
+        self.disks[&node].crash();
         self.rejoin(node);
     }
 
@@ -156,7 +157,7 @@ impl<A> World<A> {
         let nodes = std::mem::take(&mut self.nodes);
         let stops = nodes.values().map(|node| node.cluster.stop());
         soon("the tasks of all nodes end", futures::future::join_all(stops)).await;
-        self.engines.values().for_each(|engine| engine.crash());
+        self.disks.values().for_each(|engine| engine.crash());
         ids.iter().for_each(|node| self.rejoin(*node));
     }
 

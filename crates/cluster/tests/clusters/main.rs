@@ -8,10 +8,12 @@
     reason = "tests"
 )]
 
+mod disk;
 mod fixture;
 mod forming;
 mod lanes;
 mod members;
 mod owners;
+mod queues;
 mod recorder;
 mod retained;

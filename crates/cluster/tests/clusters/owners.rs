@@ -82,15 +82,6 @@ async fn a_takeover_names_the_owner_before_it_whom_a_kick_reaches() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_repeated_claim_gets_the_same_answer() {
-    let world = World::formed().await;
-    let once = claim_of(&world, 1, "c", None);
-    let first = world.cluster(1).claim(once.clone()).await.unwrap();
-    assert_eq!(world.cluster(1).claim(once).await.unwrap(), first);
-    world.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_claim_that_nobody_waits_for_any_more_is_given_back() {
     let world = World::formed().await;
     // With the other two out of reach it is proposed, but cannot be committed before it is given up.

@@ -74,8 +74,13 @@ impl World<App> {
 
     /// Three nodes that are a cluster.
     pub async fn formed() -> Self {
-        let mut world = Self::new(3);
-        for node in 1..=3 {
+        Self::formed_of(3).await
+    }
+
+    /// So many nodes that are a cluster.
+    pub async fn formed_of(nodes: u64) -> Self {
+        let mut world = Self::new(nodes);
+        for node in 1..=nodes {
             world.start(node).await;
         }
         world.ready().await;

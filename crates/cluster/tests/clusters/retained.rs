@@ -6,19 +6,20 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use zwerm_cluster::NodeId;
 use zwerm_cluster::receipt::{Bell, Receipt};
-use zwerm_machine::records::Message;
+use zwerm_machine::records::{Message, Retain};
 use zwerm_wire::TopicFilter;
 
 use crate::fixture::{World, soon, until};
 use crate::recorder::App;
 
-fn message(topic: &str, payload: &str) -> Message {
-    Message {
+fn message(topic: &str, payload: &str) -> Retain {
+    let message = Message {
         topic: topic.to_owned(),
         payload: payload.to_owned().into(),
         retain: true,
         ..Message::default()
-    }
+    };
+    Retain { message: Some(message), ..Retain::default() }
 }
 
 /// Keeps a message and waits until that is safe.
