@@ -65,9 +65,8 @@ impl Group {
         node: NodeId,
         raft: Raft,
         status: watch::Receiver<GroupStatus>,
-        timeout: Duration,
+        (timeout, server): (Duration, Server),
     ) -> Self {
-        let server = Server::new(raft.clone());
         Self { inner: Arc::new(Inner { id, node, raft, server, status, timeout }) }
     }
 

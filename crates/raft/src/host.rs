@@ -17,7 +17,9 @@ use crate::disk::Disk;
 use crate::log::store::LogStore;
 use crate::log::writer::Writer;
 use crate::peer::Peers;
+use crate::records::{Incoming, Outgoing};
 use crate::replica::Replica;
+use crate::serve::Server;
 use crate::snapshot::SnapshotStore;
 use crate::status::{self, Reporter};
 use crate::{Config, Group, GroupId, HandleError, HostError, Machine, Network, NodeId};
@@ -132,17 +134,22 @@ impl Host {
     async fn restore(&self, id: GroupId, machine: Box<dyn Machine>) -> Result<Open, HostError> {
         let Inner { node, config, openraft, disk, network, .. } = self.inner.as_ref();
         let (log, snapshots) = self.read_disk(id).await?;
+        let records = machine.records();
+        let outgoing =
+            records.as_ref().map(|records| Outgoing { disk: disk.clone(), keys: records.keys.clone() });
+        let incoming = records.map(|records| Incoming::new(disk.clone(), records));
         let unsnapshotted = Arc::new(AtomicU64::new(0));
         let replica = Replica::new(machine, disk.clone(), Arc::new(snapshots), Arc::clone(&unsnapshotted));
         let (network, peers_config) = (Arc::clone(network), Arc::clone(config));
-        let peers = Peers { node: *node, group: id, network, config: peers_config };
+        let peers = Peers { node: *node, group: id, network, config: peers_config, records: outgoing };
         let raft = Raft::new(*node, Arc::clone(openraft), peers, log, replica)
             .await
             .map_err(|error| HostError::Group(id.0, error.to_string()))?;
         let (sender, status) = watch::channel(status::of(id, &raft.metrics().borrow_watched()));
         let reporter = Reporter { id, raft: raft.clone(), status: sender, unsnapshotted };
         let reporter = tokio::spawn(reporter.run(config.snapshot_after_bytes));
-        Ok(Open { group: Group::new(id, *node, raft, status, config.propose_timeout), reporter })
+        let server = Server::new(raft.clone(), config.snapshot_chunk_timeout, incoming);
+        Ok(Open { group: Group::new(id, *node, raft, status, (config.propose_timeout, server)), reporter })
     }
 
     async fn read_disk(&self, id: GroupId) -> Result<(LogStore, SnapshotStore), HostError> {

@@ -19,6 +19,7 @@ mod network;
 mod peer;
 mod proto;
 mod record;
+mod records;
 mod replica;
 mod serve;
 mod snapshot;

@@ -53,7 +53,7 @@ pub type Names = Box<dyn Fn(&[u8], &[u8]) -> bool + Send>;
 
 /// The range of engine keys in which a machine keeps records, and what a follower already has of it.
 ///
-/// A snapshot that is sent to another node is sent with the records that the sender's range holds meanwhile.
+/// Before a snapshot is sent to another node, the records that the sender's range then holds are sent.
 /// For that to be right although sender and receiver go on applying entries, records obey three rules:
 ///
 /// 1. A record is made by exactly one log entry, under a key greater than those of all earlier entries, with

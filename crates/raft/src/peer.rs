@@ -1,6 +1,6 @@
 //! [`Peer`]: a group on another node, as openraft's network client. Turns openraft's requests into messages
-//! of `proto/raft.proto`, bounds every wait, and cuts snapshots into chunks. Its other end is
-//! [`crate::serve`].
+//! of `proto/raft.proto`, bounds every wait, cuts snapshots into chunks and sends the machine's records before
+//! them. Its other end is [`crate::serve`].
 
 use std::future::Future;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use openraft::{OptionalSend, RPCTypes, RaftNetworkFactory, RaftNetworkV2};
 use prost::Message;
 
 use crate::consensus::{Snapshot, SnapshotMeta, Types, Vote};
-use crate::proto::{self, append_reply, reply, request, snapshot_reply, transfer_reply};
+use crate::proto::{self, append_reply, record_reply, reply, request, snapshot_reply, transfer_reply};
+use crate::records::Outgoing;
 use crate::{Config, GroupId, Network, NodeId};
 
 /// Makes the clients of one group.
@@ -26,6 +27,8 @@ pub(crate) struct Peers {
     pub(crate) group: GroupId,
     pub(crate) network: Arc<dyn Network>,
     pub(crate) config: Arc<Config>,
+    /// Where the machine's records are, if it has any.
+    pub(crate) records: Option<Outgoing>,
 }
 
 /// Client of one group on one other node.
@@ -35,6 +38,7 @@ pub(crate) struct Peer {
     group: GroupId,
     network: Arc<dyn Network>,
     config: Arc<Config>,
+    records: Option<Outgoing>,
 }
 
 impl RaftNetworkFactory<Types> for Peers {
@@ -47,6 +51,7 @@ impl RaftNetworkFactory<Types> for Peers {
             group: self.group,
             network: Arc::clone(&self.network),
             config: Arc::clone(&self.config),
+            records: self.records.clone(),
         }
     }
 }
@@ -92,6 +97,57 @@ impl Peer {
         };
         let vote: Vote = reply.vote.ok_or_else(unexpected)?.into();
         Ok(VoteResponse { vote, vote_granted: reply.granted, last_log_id: proto::parse_log_id(reply.last) })
+    }
+
+    /// Sends the records that the peer lacks, those made meanwhile included. `Some`: the peer has seen a newer
+    /// vote.
+    async fn send_records(
+        &self,
+        vote: Vote,
+        records: &Outgoing,
+    ) -> Result<Option<Vote>, StreamingError<Types>> {
+        let ask = proto::RecordPage { vote: Some(vote.into()), ..proto::RecordPage::default() };
+        let mut from = match self.send_page(ask).await? {
+            record_reply::Result::Next(next) => next,
+            record_reply::Result::HigherVote(vote) => return Ok(Some(vote.into())),
+        };
+        loop {
+            let page = records.page(from.to_vec(), self.config.max_request_bytes).await;
+            let page = page.map_err(|error| NetworkError::new(&error))?;
+            let Some(to) = page.next.map(Bytes::from) else { return Ok(None) };
+            let (vote, to_) = (Some(vote.into()), to.clone());
+            let page = proto::RecordPage { vote, from, to: to_, records: page.records };
+            match self.send_page(page).await? {
+                record_reply::Result::Next(next) if next == to => from = to,
+                record_reply::Result::Next(_) => {
+                    return Err(NetworkError::from_string("the peer lost the place in the records").into());
+                }
+                record_reply::Result::HigherVote(vote) => return Ok(Some(vote.into())),
+            }
+        }
+    }
+
+    async fn send_page(&self, page: proto::RecordPage) -> Result<record_reply::Result, RPCError<Types>> {
+        let timeout = self.config.snapshot_chunk_timeout;
+        let reply = self.call(RPCTypes::InstallSnapshot, timeout, request::Request::Records(page)).await?;
+        let reply::Reply::Records(proto::RecordReply { result: Some(result) }) = reply else {
+            return Err(unexpected().into());
+        };
+        Ok(result)
+    }
+
+    /// Sends the records, then the snapshot.
+    async fn send_state(
+        &self,
+        vote: Vote,
+        snapshot: Snapshot,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        if let Some(records) = &self.records
+            && let Some(vote) = self.send_records(vote, records).await?
+        {
+            return Ok(SnapshotResponse { vote });
+        }
+        self.send_snapshot(vote, &snapshot.meta, snapshot.snapshot).await
     }
 
     /// Sends a snapshot from the start. The last chunk's reply comes when the peer has installed it.
@@ -214,7 +270,7 @@ impl RaftNetworkV2<Types> for Peer {
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         tokio::select! {
             closed = cancel => Err(closed.into()),
-            sent = self.send_snapshot(vote, &snapshot.meta, snapshot.snapshot) => sent,
+            sent = self.send_state(vote, snapshot) => sent,
         }
     }
 

@@ -4,6 +4,7 @@
 //! by openraft's state-machine task of the group.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,12 +13,12 @@ use futures::{Stream, TryStreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use parking_lot::Mutex;
-use zwerm_store::Engine;
+use zwerm_store::{Engine, StoreError};
 
-use crate::Machine;
 use crate::consensus::{LogId, Snapshot, SnapshotMeta, StoredMembership, Types};
 use crate::disk::Disk;
 use crate::snapshot::SnapshotStore;
+use crate::{Machine, records};
 
 /// Entries applied before their views are published and their proposers answered, at most.
 const BATCH: usize = 256;
@@ -29,6 +30,8 @@ pub(crate) struct Replica {
     membership: StoredMembership,
     disk: Disk,
     snapshots: Arc<SnapshotStore>,
+    /// The keys of the machine's records.
+    records: Option<Range<Vec<u8>>>,
     /// Bytes of commands applied since the last snapshot was begun.
     unsnapshotted: Arc<AtomicU64>,
 }
@@ -42,7 +45,8 @@ impl Replica {
         unsnapshotted: Arc<AtomicU64>,
     ) -> Self {
         let membership = StoredMembership::default();
-        Self { machine, applied: None, membership, disk, snapshots, unsnapshotted }
+        let records = machine.records().map(|records| records.keys);
+        Self { machine, applied: None, membership, disk, snapshots, records, unsnapshotted }
     }
 
     fn meta(&self) -> SnapshotMeta {
@@ -62,6 +66,25 @@ impl Replica {
                 Bytes::new()
             }
         }
+    }
+
+    /// Makes a snapshot from another node the current one here. First the records that it does not name are
+    /// deleted: nothing does that after a crash in between, and the older state that is restored then lacks only
+    /// what entries that it has not applied forget. Then `save` syncs before the snapshot is current, and with it
+    /// the records that were received before.
+    async fn keep_installed(&self, meta: SnapshotMeta, data: Bytes) -> Result<(), StoreError> {
+        // At a start openraft installs what it has just read from here.
+        if self.snapshots.covers(&meta) {
+            return Ok(());
+        }
+        let (store, names, keys) = (Arc::clone(&self.snapshots), self.machine.names(), self.records.clone());
+        let keep = move |engine: &dyn Engine| {
+            if let Some(keys) = keys {
+                records::sweep(engine, &keys, &names)?;
+            }
+            store.save(&meta, data)
+        };
+        self.disk.run(keep).await
     }
 
     /// Publishes the views, then answers.
@@ -110,14 +133,11 @@ impl RaftStateMachine<Types> for Replica {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: Bytes) -> Result<(), io::Error> {
-        // At a start openraft installs what it has just read from here: the store has it and does nothing.
-        let (store, saved, data) = (Arc::clone(&self.snapshots), meta.clone(), snapshot.clone());
-        let save = move |_: &dyn Engine| store.save(&saved, data);
-        self.disk.run(save).await.map_err(io::Error::other)?;
         let index = meta.last_log_id.map_or(0, |id| id.index);
         self.machine
-            .restore(snapshot, index)
+            .restore(snapshot.clone(), index)
             .map_err(|reason| io::Error::new(io::ErrorKind::InvalidData, reason))?;
+        self.keep_installed(meta.clone(), snapshot).await.map_err(io::Error::other)?;
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.machine.applied(index).map_err(io::Error::other)

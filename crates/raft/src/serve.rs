@@ -1,17 +1,23 @@
 //! What a peer's request does here: the other end of [`crate::peer`].
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{Fatal, RaftError};
+use openraft::metrics::WaitError;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest, VoteRequest,
     VoteResponse,
 };
-use parking_lot::Mutex;
 use prost::Message;
 
 use crate::HandleError;
 use crate::consensus::{Raft, Snapshot, SnapshotMeta, Types, Vote};
-use crate::proto::{self, Malformed, append_reply, reply, request, snapshot_reply, transfer_reply};
+use crate::proto::{
+    self, Malformed, append_reply, record_reply, reply, request, snapshot_reply, transfer_reply,
+};
+use crate::records::{self, TakeError};
 
 impl From<Malformed> for HandleError {
     fn from(error: Malformed) -> Self {
@@ -31,11 +37,31 @@ impl From<RaftError<Types>> for HandleError {
     }
 }
 
+impl From<TakeError> for HandleError {
+    fn from(error: TakeError) -> Self {
+        match error {
+            TakeError::Malformed(error) => error.into(),
+            // The engine has failed: so has the log writer, or it will with its next append.
+            TakeError::Store(_) => Self::Closed,
+        }
+    }
+}
+
 /// The receiving side of one group.
 pub(crate) struct Server {
     raft: Raft,
-    /// The snapshot that is arriving, if any: at most one, the newest begun.
-    incoming: Mutex<Option<Incoming>>,
+    /// Longest wait for a snapshot to be installed.
+    timeout: Duration,
+    /// Held while a page of records is written and while a snapshot is installed.
+    arriving: tokio::sync::Mutex<Arriving>,
+}
+
+/// What arrives before it is installed.
+struct Arriving {
+    /// The snapshot of which chunks are here, if any: at most one, the newest begun.
+    snapshot: Option<Incoming>,
+    /// Of the machine's records, if it has any.
+    records: Option<records::Incoming>,
 }
 
 /// A snapshot of which some chunks have arrived.
@@ -47,8 +73,8 @@ struct Incoming {
 
 impl Server {
     /// Serves a group.
-    pub(crate) fn new(raft: Raft) -> Self {
-        Self { raft, incoming: Mutex::new(None) }
+    pub(crate) fn new(raft: Raft, timeout: Duration, records: Option<records::Incoming>) -> Self {
+        Self { raft, timeout, arriving: tokio::sync::Mutex::new(Arriving { snapshot: None, records }) }
     }
 
     /// Answers one request.
@@ -63,6 +89,7 @@ impl Server {
                 reply::Reply::Vote(vote_reply(&self.raft.pre_vote(parse_vote_request(vote)?).await?))
             }
             request::Request::Snapshot(chunk) => reply::Reply::Snapshot(self.snapshot(chunk).await?),
+            request::Request::Records(page) => reply::Reply::Records(self.records(page).await?),
             request::Request::Transfer(transfer) => reply::Reply::Transfer(self.transfer(transfer).await?),
         };
         Ok(proto::Reply { reply: Some(reply) }.encode_to_vec().into())
@@ -88,37 +115,42 @@ impl Server {
     }
 
     async fn snapshot(&self, chunk: proto::SnapshotChunk) -> Result<proto::SnapshotReply, HandleError> {
-        let result = match self.receive(chunk)? {
+        let mut arriving = self.arriving.lock().await;
+        let result = match receive(&mut arriving.snapshot, chunk)? {
             Received::Held(held) => snapshot_reply::Result::Held(held),
-            Received::Whole { vote, snapshot } => {
-                let installed = self.raft.install_full_snapshot(vote, snapshot).await?;
-                snapshot_reply::Result::Vote(installed.vote.into())
-            }
+            Received::Whole { vote, snapshot } => self.install(vote, snapshot).await?,
         };
         Ok(proto::SnapshotReply { result: Some(result) })
     }
 
-    /// Adds a chunk to the snapshot it continues; one that continues nothing changes nothing.
-    fn receive(&self, chunk: proto::SnapshotChunk) -> Result<Received, HandleError> {
-        let vote: Vote = proto::required(chunk.vote, "vote")?.into();
-        let meta: SnapshotMeta = proto::required(chunk.meta, "snapshot meta")?.try_into()?;
-        let mut slot = self.incoming.lock();
-        if chunk.offset == 0 {
-            *slot = Some(Incoming { vote, meta, data: BytesMut::new() });
-        } else if slot.as_ref().is_none_or(|incoming| incoming.vote != vote || incoming.meta != meta) {
-            return Ok(Received::Held(0));
+    /// Installs a snapshot and answers when it is durable. openraft answers at once for one that it is still
+    /// installing (the call that brought it was given up), so that is waited for here.
+    async fn install(&self, vote: Vote, snapshot: Snapshot) -> Result<snapshot_reply::Result, HandleError> {
+        let last = snapshot.meta.last_log_id.map(|id| id.index);
+        let installed = self.raft.install_full_snapshot(vote, snapshot).await?;
+        if installed.vote > vote {
+            return Ok(snapshot_reply::Result::Vote(installed.vote.into()));
         }
-        let Some(incoming) = slot.as_mut() else { return Ok(Received::Held(0)) };
-        if incoming.data.len() as u64 != chunk.offset {
-            return Ok(Received::Held(incoming.data.len() as u64));
-        }
-        incoming.data.extend_from_slice(&chunk.data);
-        let held = incoming.data.len() as u64;
-        if held < chunk.total {
-            return Ok(Received::Held(held));
-        }
-        let Some(Incoming { vote, meta, data }) = slot.take() else { return Ok(Received::Held(0)) };
-        Ok(Received::Whole { vote, snapshot: Snapshot { meta, snapshot: data.freeze() } })
+        let wait = self.raft.wait(Some(self.timeout));
+        Ok(match wait.applied_index_at_least(last, "the snapshot is installed").await {
+            Ok(_) => snapshot_reply::Result::Vote(installed.vote.into()),
+            Err(WaitError::Timeout(..)) => snapshot_reply::Result::Held(0),
+            Err(WaitError::ShuttingDown) => return Err(HandleError::Closed),
+        })
+    }
+
+    async fn records(&self, page: proto::RecordPage) -> Result<proto::RecordReply, HandleError> {
+        let vote: Vote = proto::required(page.vote, "vote")?.into();
+        let mut arriving = self.arriving.lock().await;
+        let known = self.raft.metrics().borrow_watched().vote;
+        let result = if vote < known {
+            record_reply::Result::HigherVote(known.into())
+        } else {
+            let records = arriving.records.as_mut();
+            let records = records.ok_or_else(|| Malformed("this machine has no records".into()))?;
+            record_reply::Result::Next(records.take(page).await?)
+        };
+        Ok(proto::RecordReply { result: Some(result) })
     }
 
     async fn transfer(&self, transfer: proto::TransferRequest) -> Result<proto::TransferReply, HandleError> {
@@ -137,6 +169,28 @@ impl Server {
         };
         Ok(proto::TransferReply { result: Some(result) })
     }
+}
+
+/// Adds a chunk to the snapshot it continues; one that continues nothing changes nothing.
+fn receive(slot: &mut Option<Incoming>, chunk: proto::SnapshotChunk) -> Result<Received, HandleError> {
+    let vote: Vote = proto::required(chunk.vote, "vote")?.into();
+    let meta: SnapshotMeta = proto::required(chunk.meta, "snapshot meta")?.try_into()?;
+    if chunk.offset == 0 {
+        *slot = Some(Incoming { vote, meta, data: BytesMut::new() });
+    } else if slot.as_ref().is_none_or(|incoming| incoming.vote != vote || incoming.meta != meta) {
+        return Ok(Received::Held(0));
+    }
+    let Some(incoming) = slot.as_mut() else { return Ok(Received::Held(0)) };
+    if incoming.data.len() as u64 != chunk.offset {
+        return Ok(Received::Held(incoming.data.len() as u64));
+    }
+    incoming.data.extend_from_slice(&chunk.data);
+    let held = incoming.data.len() as u64;
+    if held < chunk.total {
+        return Ok(Received::Held(held));
+    }
+    let Some(Incoming { vote, meta, data }) = slot.take() else { return Ok(Received::Held(0)) };
+    Ok(Received::Whole { vote, snapshot: Snapshot { meta, snapshot: data.freeze() } })
 }
 
 enum Received {

@@ -61,6 +61,11 @@ impl SnapshotStore {
         Ok(Some(Snapshot { meta: meta.clone(), snapshot: data.freeze() }))
     }
 
+    /// Whether the current snapshot covers as much as another one.
+    pub(crate) fn covers(&self, meta: &SnapshotMeta) -> bool {
+        self.current.lock().as_ref().is_some_and(|current| current.meta.last_log_id >= meta.last_log_id)
+    }
+
     /// Makes a snapshot the current one, durably, unless the present one covers as much or more.
     pub(crate) fn save(&self, meta: &SnapshotMeta, data: Bytes) -> Result<(), StoreError> {
         let mut current = self.current.lock();
@@ -71,7 +76,8 @@ impl SnapshotStore {
         let bytes = data.len() as u64;
         let chunks = self.write_chunks(number, data)?;
         let new = Current { number, bytes, chunks, meta: meta.clone() };
-        // The chunks first, then their name: the disk may keep commits in order only across a sync.
+        // The chunks first, then their name: the disk may keep commits in order only across a sync. The records
+        // that the snapshot names were committed before its first chunk, so they are on the disk now, too.
         self.engine.sync()?;
         let mut batch = Batch::new();
         batch.put(RaftSnapshot::key(self.group), record::encode(&proto::SnapshotRecord::from(&new)));

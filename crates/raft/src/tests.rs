@@ -1,6 +1,9 @@
 //! Whole groups: hosts in one process that elect, replicate, lose nodes, restart and catch up.
 
+mod archive;
 mod fixture;
+mod records;
+mod toll;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! [`MemoryEngine`]: the twin of the sled engine for tests and the simulation. It forgets on
-//! [`crash`](MemoryEngine::crash) what was not synced, as a disk may in a power cut (and the whole of it, so
-//! the worst case).
+//! [`MemoryEngine`]: the twin of the sled engine for tests and the simulation. It forgets in a
+//! [`crash`](MemoryEngine::crash) what was not synced, as a disk may in a power cut: all of it, or the last
+//! commits. It can be full, and its syncs can fail.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -23,11 +23,15 @@ pub struct MemoryEngine {
 struct State {
     /// What readers see.
     visible: Map,
-    /// What each key changed since the last sync held at that sync.
-    unsynced: BTreeMap<Vec<u8>, Option<Bytes>>,
+    /// For each commit since the last sync, in order: what each write replaced.
+    unsynced: Vec<Vec<(Vec<u8>, Option<Bytes>)>>,
     syncs: u64,
-    /// The next sync fails, once.
+    /// The next sync fails.
     fail_sync: bool,
+    /// A sync failed: no later one succeeds before a crash.
+    failed: bool,
+    /// Commits fail.
+    full: bool,
 }
 
 impl MemoryEngine {
@@ -36,15 +40,31 @@ impl MemoryEngine {
         Self::default()
     }
 
-    /// Drops everything that was committed after the last sync.
+    /// Drops everything that was committed after the last sync: the worst that a power cut may do.
     pub fn crash(&self) {
+        self.crash_keeping(0);
+    }
+
+    /// Drops what was committed after the last sync, except for the first `kept` commits, which the disk
+    /// happened to have written: a simulation draws the number from `0..=unsynced()`. Afterwards the disk holds
+    /// what is visible, and syncs succeed again: the next process has it.
+    pub fn crash_keeping(&self, kept: usize) {
         let mut state = self.state.write();
-        for (key, before) in std::mem::take(&mut state.unsynced) {
+        let lost = std::mem::take(&mut state.unsynced).into_iter().skip(kept);
+        for (key, before) in
+            lost.collect::<Vec<_>>().into_iter().rev().flat_map(|commit| commit.into_iter().rev())
+        {
             match before {
                 Some(value) => state.visible.insert(key, value),
                 None => state.visible.remove(&key),
             };
         }
+        (state.failed, state.fail_sync) = (false, false);
+    }
+
+    /// Commits since the last sync.
+    pub fn unsynced(&self) -> usize {
+        self.state.read().unsynced.len()
     }
 
     /// How often [`sync`](Engine::sync) succeeded.
@@ -52,14 +72,20 @@ impl MemoryEngine {
         self.state.read().syncs
     }
 
-    /// Makes the next sync fail, as a dying disk does.
+    /// Makes the next sync fail and all after it until a crash, as a dying disk does.
     pub fn fail_next_sync(&self) {
         self.state.write().fail_sync = true;
+    }
+
+    /// Fills the disk, or makes room on it again: while it is full, every commit fails.
+    pub fn fill(&self, full: bool) {
+        self.state.write().full = full;
     }
 }
 
 impl State {
-    fn apply(&mut self, write: Write) {
+    /// Does a write; returns its key and what it replaced.
+    fn apply(&mut self, write: Write) -> (Vec<u8>, Option<Bytes>) {
         let (key, value) = match write {
             Write::Put { key, value } => (key, Some(value)),
             Write::Delete { key } => (key, None),
@@ -68,7 +94,7 @@ impl State {
             Some(value) => self.visible.insert(key.clone(), value),
             None => self.visible.remove(&key),
         };
-        self.unsynced.entry(key).or_insert(before);
+        (key, before)
     }
 }
 
@@ -99,14 +125,23 @@ impl Engine for MemoryEngine {
 
     fn commit(&self, batch: Batch) -> Result<(), StoreError> {
         batch.check()?;
+        if batch.is_empty() {
+            return Ok(());
+        }
         let mut state = self.state.write();
-        batch.into_writes().into_iter().for_each(|write| state.apply(write));
+        if state.full {
+            let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            return Err(StoreError::io("commit to the memory engine")(full));
+        }
+        let replaced = batch.into_writes().into_iter().map(|write| state.apply(write)).collect();
+        state.unsynced.push(replaced);
         Ok(())
     }
 
     fn sync(&self) -> Result<(), StoreError> {
         let mut state = self.state.write();
-        if std::mem::take(&mut state.fail_sync) {
+        state.failed |= std::mem::take(&mut state.fail_sync);
+        if state.failed {
             return Err(StoreError::io("sync the memory engine")(std::io::Error::other("told to fail")));
         }
         state.unsynced.clear();
@@ -153,16 +188,52 @@ mod tests {
         assert_eq!(all, [(&b"changed"[..], one), (b"deleted", one), (b"kept", one)]);
     }
 
+    fn put(engine: &MemoryEngine, key: &'static [u8], value: &'static [u8]) -> Result<(), StoreError> {
+        let mut batch = Batch::new();
+        batch.put(key, value);
+        engine.commit(batch)
+    }
+
     #[test]
-    fn a_failed_sync_makes_nothing_durable() {
+    fn a_crash_may_keep_the_first_commits_and_then_holds_them() {
+        let engine = MemoryEngine::new();
+        put(&engine, b"k", b"0").unwrap();
+        engine.sync().unwrap();
+        for value in [&b"1"[..], b"2", b"3"] {
+            put(&engine, b"k", value).unwrap();
+        }
+        assert_eq!(engine.unsynced(), 3);
+        engine.crash_keeping(2);
+        assert_eq!(engine.get(b"k").unwrap().as_deref(), Some(&b"2"[..]));
+        engine.crash();
+        assert_eq!(engine.get(b"k").unwrap().as_deref(), Some(&b"2"[..]));
+    }
+
+    #[test]
+    fn a_full_disk_refuses_commits_until_there_is_room() {
+        let engine = MemoryEngine::new();
+        engine.fill(true);
+        let refused = put(&engine, b"k", b"1").unwrap_err();
+        assert!(
+            matches!(refused, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull)
+        );
+        assert_eq!(engine.get(b"k").unwrap(), None);
+        engine.fill(false);
+        put(&engine, b"k", b"1").unwrap();
+    }
+
+    #[test]
+    fn a_failed_sync_makes_nothing_durable_nor_does_a_later_one() {
         let engine = MemoryEngine::new();
         let mut batch = Batch::new();
         batch.put(*b"k", &b"v"[..]);
         engine.commit(batch).unwrap();
         engine.fail_next_sync();
         assert!(engine.sync().is_err());
+        assert!(engine.sync().is_err());
         engine.crash();
         assert_eq!(engine.get(b"k").unwrap(), None);
         assert_eq!(engine.syncs(), 0);
+        engine.sync().unwrap();
     }
 }

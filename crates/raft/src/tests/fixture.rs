@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use zwerm_store::{Engine, MemoryEngine, SledEngine, SyncMode};
 
+use super::toll::{Toll, Tolls};
 use crate::{
     Config, Group, GroupId, GroupStatus, Host, Machine, MemoryNetwork, NodeId, ProposeError, Proposed,
 };
@@ -35,6 +36,12 @@ pub(super) struct View {
 pub(super) struct Ledger {
     commands: Arc<Vec<Bytes>>,
     view: watch::Sender<View>,
+}
+
+impl Ledger {
+    fn make(_: Arc<dyn Engine>, _: GroupId, view: watch::Sender<View>) -> Box<dyn Machine> {
+        Box::new(Self { commands: Arc::default(), view })
+    }
 }
 
 impl Machine for Ledger {
@@ -101,12 +108,18 @@ pub(super) struct Node {
     engine: Arc<dyn Engine>,
 }
 
+/// Makes the machine of a group on an engine.
+pub(super) type MakeMachine = fn(Arc<dyn Engine>, GroupId, watch::Sender<View>) -> Box<dyn Machine>;
+
 pub(super) struct Cluster {
     pub(super) network: MemoryNetwork,
+    /// What pages of records pay.
+    pub(super) tolls: Arc<Tolls>,
     pub(super) nodes: BTreeMap<NodeId, Node>,
     disks: BTreeMap<NodeId, Disk>,
     config: Config,
     groups: u32,
+    machine: MakeMachine,
 }
 
 /// Timing for tests: fails over fast, and tolerates a machine that builds other things meanwhile.
@@ -122,9 +135,20 @@ pub(super) fn quick() -> Config {
 impl Cluster {
     /// Starts nodes 1 to `count` with `groups` groups each and forms the groups.
     pub(super) async fn start(count: u64, groups: u32, config: Config, disk: fn() -> Disk) -> Self {
+        Self::start_with(count, groups, config, disk, Ledger::make).await
+    }
+
+    /// The same with another machine.
+    pub(super) async fn start_with(
+        count: u64,
+        groups: u32,
+        config: Config,
+        disk: fn() -> Disk,
+        machine: MakeMachine,
+    ) -> Self {
         let disks = (1..=count).map(|node| (node, disk())).collect();
-        let mut cluster =
-            Self { network: MemoryNetwork::new(), nodes: BTreeMap::new(), disks, config, groups };
+        let (network, tolls) = (MemoryNetwork::new(), Tolls::open());
+        let mut cluster = Self { network, tolls, nodes: BTreeMap::new(), disks, config, groups, machine };
         for node in 1..=count {
             cluster.start_node(node).await;
         }
@@ -141,26 +165,31 @@ impl Cluster {
     /// Starts a node from its disk.
     pub(super) async fn start_node(&mut self, node: NodeId) {
         let engine = self.disks.entry(node).or_insert_with(Disk::memory).open();
-        let socket = self.network.socket(node);
+        let socket = Arc::new(Toll { socket: self.network.socket(node), tolls: Arc::clone(&self.tolls) });
         let host = Host::start(node, self.config.clone(), Arc::clone(&engine), socket).await.unwrap();
         self.network.attach(host.clone());
         let mut groups = BTreeMap::new();
         for group in (0..self.groups).map(GroupId) {
             let (view, seen) = watch::channel(View::default());
-            let ledger = Ledger { commands: Arc::default(), view };
-            groups.insert(group, (host.open(group, Box::new(ledger)).await.unwrap(), seen));
+            let machine = (self.machine)(Arc::clone(&engine), group, view);
+            groups.insert(group, (host.open(group, machine).await.unwrap(), seen));
         }
         self.nodes.insert(node, Node { host, groups, engine });
     }
 
     /// Ends a node as a power cut would: what was not synced is lost (on the memory disk).
     pub(super) async fn kill(&mut self, node: NodeId) {
+        self.kill_keeping(node, |_| 0).await;
+    }
+
+    /// The same, but of so many unsynced commits (on the memory disk) so many happen to be on the disk.
+    pub(super) async fn kill_keeping(&mut self, node: NodeId, kept: impl FnOnce(usize) -> usize) {
         let Node { host, groups, engine } = self.nodes.remove(&node).unwrap();
         self.network.detach(node);
         host.shutdown().await;
         drop((host, groups));
         if let Some(Disk::Memory(engine)) = self.disks.get(&node) {
-            engine.crash();
+            engine.crash_keeping(kept(engine.unsynced()));
             return;
         }
         // sled gives its lock back when the last handle is gone.
@@ -170,6 +199,10 @@ impl Cluster {
             }
         };
         soon("the host lets go of its engine", released).await;
+    }
+
+    pub(super) fn engine(&self, node: NodeId) -> &Arc<dyn Engine> {
+        &self.nodes[&node].engine
     }
 
     pub(super) fn group(&self, node: NodeId) -> &Group {
