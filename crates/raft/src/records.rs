@@ -295,7 +295,8 @@ mod tests {
         let mut log = MessageLog::new(GROUP + 1, engine.clone());
         log.store([(1, Bytes::new())]);
         log.commit(|_| true).unwrap();
-        let names: Names = Box::new(|key, value| MessageLog::numbers(key, value).unwrap()[0] % 3 == 0);
+        let names: Names =
+            Box::new(|key, value| MessageLog::numbers(key, value).unwrap()[0].is_multiple_of(3));
         sweep(engine.as_ref(), &MessageLog::keys(GROUP), &names).unwrap();
         assert_eq!(all(&engine).len(), 99 + 1);
     }
