@@ -26,6 +26,8 @@ const EVENTS: usize = 1024;
 const LEAVING: Duration = Duration::from_secs(5);
 /// How long the SUBACKs may take.
 const SUBSCRIBING: Duration = Duration::from_secs(10);
+/// Released QoS 2 messages that a client remembers: more than any server has under way.
+const RELEASED: usize = 1024;
 /// Bytes after the number in a payload.
 const PADDING: usize = 100;
 
@@ -63,11 +65,21 @@ struct Ledger {
     subscribing: VecDeque<Filter>,
     /// QoS 2 messages that were received and not released.
     received: BTreeSet<u16>,
+    /// Those that were released last: the server asks again when it has not heard the answer.
+    released: VecDeque<u16>,
 }
 
 impl Ledger {
     fn place(&self, packet_id: u16) -> Option<usize> {
         self.sent.iter().position(|sent| sent.packet_id == Some(packet_id))
+    }
+
+    fn release(&mut self, packet_id: u16) {
+        self.received.remove(&packet_id);
+        self.released.push_back(packet_id);
+        if self.released.len() > RELEASED {
+            self.released.pop_front();
+        }
     }
 }
 
@@ -133,7 +145,8 @@ impl Client {
         {
             let mut ledger = self.ledger.borrow_mut();
             ledger.subscribing.clear();
-            library.prepare(&self.options, address, |packet_id| ledger.place(packet_id), &ledger.received);
+            let known = ledger.received.iter().chain(&ledger.released).copied().collect();
+            library.prepare(&self.options, address, |packet_id| ledger.place(packet_id), &known);
         }
         self.connections.set(self.connections.get() + 1);
         let line = Line {
@@ -303,7 +316,7 @@ impl Line {
             }
             Packet::Publish(incoming) => Some(self.delivered(&incoming)),
             Packet::PubRel(packet_id) => {
-                self.ledger.borrow_mut().received.remove(&packet_id);
+                self.ledger.borrow_mut().release(packet_id);
                 self.record(What::Released { packet_id });
                 None
             }

@@ -1,6 +1,6 @@
 //! Which faults there are, and in which order a seed deals them.
 //!
-//! Pure: decides, breaks nothing. Every kind comes once before any comes again. Start at [`Deck`].
+//! Pure: decides, breaks nothing. All cards of the deck come before any comes again. Start at [`Deck`].
 
 use std::fmt;
 use std::time::Duration;

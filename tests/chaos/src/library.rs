@@ -1,8 +1,8 @@
 //! rumqttc, in MQTT 3.1.1 and in 5.0, behind one face: packets as they went over the wire.
 //!
 //! What rumqttc does not do by itself, where a session outlives its connection, is done here and nowhere else:
-//! * it forgets at the end of a connection which QoS 2 messages it has received and not seen released, and then
-//!   takes the server's PUBREL for an error, on every reconnect anew: [`Library::prepare`] tells it again;
+//! * it forgets at the end of a connection which QoS 2 messages it has received, and then takes the server's PUBREL
+//!   for an error, on every reconnect anew: [`Library::prepare`] tells it again;
 //! * in 5.0 it sends unacknowledged messages again in the order of their packet ids, not in which they were
 //!   published: [`Library::prepare`] sorts them;
 //! * requests that were queued while a connection broke are sent on the next one, whatever session that has:
@@ -114,7 +114,7 @@ impl Library {
 
     /// Drops the connection, if there is one, and makes ready for the next, at some address. `order` tells the
     /// place of an unacknowledged message by its packet id; `received` are the QoS 2 messages that were received
-    /// and not released.
+    /// and that the server may (still, or again) release.
     pub(crate) fn prepare(
         &mut self,
         options: &Options,

@@ -59,6 +59,9 @@ struct Arguments {
     /// Between two messages of one publisher
     #[arg(long, default_value_t = 50, value_name = "MILLISECONDS")]
     pace: u64,
+    /// Durable subscribers that are there to be moved when their node is killed
+    #[arg(long, default_value_t = 60, value_name = "NUMBER")]
+    followers: u16,
     /// Size of the disk that can be full
     #[arg(long, default_value_t = 1024, value_name = "MIB")]
     disk: u32,

@@ -19,7 +19,7 @@ use zwerm_tests::zwerm_binary;
 use crate::Arguments;
 use crate::cluster::{Cluster, GLANCE, NODES};
 use crate::fault::{Deck, Kind};
-use crate::load;
+use crate::load::{self, Size};
 use crate::measure::measure;
 use crate::nemesis::{Schedule, rage};
 use crate::report::{Course, Report};
@@ -33,8 +33,8 @@ const UNDER_WAY: Duration = Duration::from_secs(1);
 /// How long after it is due a will may come.
 const WILL_PATIENCE: Duration = Duration::from_secs(15);
 /// How long everything rests at least before the history is closed: the wills of the last moment must be missed
-/// with certainty if they are missed. Longest delay of a will, patience, slack.
-const REST: Duration = Duration::from_secs(3 + 15 + 2);
+/// with certainty if they are missed.
+const REST: Duration = WILL_PATIENCE.saturating_add(Duration::from_secs(load::LONGEST_DELAY as u64 + 2));
 /// And how long at most.
 const DRAINING: Duration = Duration::from_secs(120);
 /// Nobody has received anything for so long: drained.
@@ -102,11 +102,12 @@ async fn course(
 ) -> Result<(Course, History, Vec<Placed>)> {
     let world = Rc::new(World::new(cluster.addresses(), seed));
     let pace = Duration::from_millis(arguments.pace.max(1));
-    let mut clients = load::spawn(&world, NODES, pace);
+    let mut clients = load::spawn(&world, NODES, Size { pace, followers: arguments.followers });
     let every = Duration::from_secs(arguments.every);
     let kinds = match (arguments.calm, arguments.only.is_empty()) {
         (true, _) => Vec::new(),
-        (false, true) => Kind::value_variants().to_vec(),
+        // What is measured most is dealt twice.
+        (false, true) => Kind::value_variants().iter().copied().chain([Kind::Kill]).collect(),
         (false, false) => arguments.only.clone(),
     };
     let mut deck = Deck::new(seed, kinds, NODES, every.mul_f64(LONGEST));

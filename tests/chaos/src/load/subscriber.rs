@@ -17,6 +17,8 @@ use crate::world::{Phase, World};
 /// Milliseconds that a client which comes and goes is there, and away.
 const THERE: (u64, u64) = (2_000, 10_000);
 const AWAY: (u64, u64) = (500, 8_000);
+/// Milliseconds from one node to the next.
+const STAYS: (u64, u64) = (5_000, 20_000);
 
 /// Whether a client leaves by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub(super) enum Habit {
     Stays,
     /// Also without need, for some seconds; its queue fills.
     Comes,
+    /// Also without need, to any node at once: so that after a fault all nodes have clients again.
+    Moves,
 }
 
 /// The client and what it subscribes to.
@@ -75,7 +79,9 @@ impl Subscriber {
 
     /// Until the connection ends (false), or the client wants to go (true).
     async fn listen(&self, connection: &mut Connection, phases: &mut watch::Receiver<Phase>) -> bool {
-        let goes = Instant::now() + Duration::from_millis(self.world.random(THERE.0, THERE.1));
+        let (least, most) = if self.habit == Habit::Comes { THERE } else { STAYS };
+        let goes = Instant::now() + Duration::from_millis(self.world.random(least, most));
+        let goes_by_itself = self.habit != Habit::Stays;
         loop {
             let phase = self.world.phase();
             if phase == Phase::Over {
@@ -83,20 +89,20 @@ impl Subscriber {
             }
             select! {
                 seen = connection.next() => if seen == Seen::Ended { return false },
-                () = sleep_until(goes), if self.habit == Habit::Comes && phase == Phase::Load => return true,
+                () = sleep_until(goes), if goes_by_itself && phase == Phase::Load => return true,
                 _ = phases.changed() => {}
             }
         }
     }
 
-    /// Leaves, in one of the two ways; for good when the run is over, otherwise for a while.
+    /// Leaves, in one of the two ways; for good when the run is over, otherwise perhaps for a while.
     async fn go(&mut self, connection: Connection, phases: &mut watch::Receiver<Phase>) {
         if self.world.phase() == Phase::Over || self.world.random(0, 1) == 0 {
             self.client.leave(connection).await;
         } else {
             self.client.cut(connection).await;
         }
-        if self.world.phase() == Phase::Load {
+        if self.habit == Habit::Comes && self.world.phase() == Phase::Load {
             let away = Duration::from_millis(self.world.random(AWAY.0, AWAY.1));
             select! {
                 () = sleep(away) => {}
