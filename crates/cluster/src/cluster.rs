@@ -245,6 +245,11 @@ fn spawn_tasks(
             shared.leaving.run_until_cancelled(lease::keep_lease(&shared)).await;
         })
     });
+    each(|shared| {
+        Box::pin(async move {
+            shared.leaving.run_until_cancelled(lease::rise_again(&shared)).await;
+        })
+    });
     each(|shared| Box::pin(async move { overseer::oversee(&shared).await }));
     each(|shared| Box::pin(async move { leadership::open_groups(&shared).await }));
     let publisher = Arc::clone(shared);

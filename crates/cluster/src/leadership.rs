@@ -13,7 +13,7 @@ use zwerm_raft::{Group, GroupId, Machine};
 
 use crate::NodeId;
 use crate::batches::run_shard_client;
-use crate::cluster::{Shared, is_up};
+use crate::cluster::Shared;
 use crate::keeper::keep_shard;
 use crate::ledger::{CONTROL, control_request, group_of};
 use crate::outbox::publish_outbox;
@@ -70,8 +70,7 @@ pub(crate) async fn open_groups(shared: &Arc<Shared>) {
     let known = Mutex::default();
     let after = move |control: &Control| {
         log_changes(&known, control);
-        let is_up = |incarnation: &u64| is_up(control, own.id, *incarnation);
-        lease.route_as(Some(own.incarnation()).filter(is_up).unwrap_or_default());
+        lease.follow(control, &own);
     };
     let replica = ControlReplica::new(Arc::clone(&shared.control), Box::new(before), Box::new(after));
     open(shared, CONTROL, Box::new(replica), control_voters(&formation.members)).await;

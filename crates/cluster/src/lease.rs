@@ -1,10 +1,28 @@
 //! The lease of this node: kept by heartbeats to the leader of the control group.
 //!
-//! A node without a lease acknowledges no QoS 1/2 publish, because the rest of the cluster may already
-//! route without it (P4, P7). A node that finds itself declared down was without one for too long: its
-//! clients may have other owners, so all its connections go and it comes back as a new incarnation.
-//! The leader's side is `overseer.rs`. Start at [`Lease::is_valid`].
+//! A node without a lease serves nobody: it acknowledges nothing and delivers nothing, because the rest of the
+//! cluster may already route without it, and its clients may have other owners (P3, P4, P7). One that finds
+//! itself declared down was without a lease for too long: all its connections go and it comes back as a new
+//! incarnation. The leader's side is `overseer.rs`. Start at [`Lease::is_valid`].
+//!
+//! # Why no lease holds when its node is declared down
+//!
+//! * The holder counts from the moment before a heartbeat is sent, the leader from a moment after it came. Both
+//!   read a monotonic clock when they decide, never earlier. So a message that is late, or a process that stands
+//!   still anywhere between the two, only makes the holder's lease shorter: a grant that is read too late is for
+//!   a lease that has ended.
+//! * A leader that goes on leading declares a node down a whole lease and a margin after the last heartbeat. The
+//!   margin is for clocks that run at different speed: 300 ms in 1.6 s is far more than clocks differ.
+//! * A lease never lasts longer than from when the leader asked a quorum whether it still leads: its age is taken
+//!   off the grant. A new leader was elected by a quorum that no longer says yes to the old one, so after it asked; it waits
+//!   a whole lease and a margin before it declares anybody down whom it did not hear.
+//! * What an incarnation that is declared down is granted means nothing: the state that says so ends its lease
+//!   for good ([`Lease::follow`]), also one that a grant under way would have brought back.
+//!
+//! The monotonic clock of Linux stands still while the whole machine is suspended. A machine that is suspended
+//! and resumed may believe in its lease for as long as was left of it; until then it hears that it was declared down.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -12,10 +30,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
+use zwerm_machine::Control;
 
 use crate::cluster::Shared;
 use crate::transport::proto::{Beat, Grant};
-use crate::{CallError, NodeId};
+use crate::{CallError, NodeId, Own};
 
 /// Beats that wait to be written; more means the stream is stuck and is opened anew.
 const BEATS: usize = 8;
@@ -46,15 +65,23 @@ impl Default for LeaseConfig {
 /// lease).
 #[derive(Debug)]
 pub struct Lease {
-    until: watch::Sender<Option<Instant>>,
+    held: watch::Sender<Held>,
     /// The incarnation that routes; 0: none.
     routing: AtomicU64,
     resumed: watch::Sender<u64>,
 }
 
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    until: Option<Instant>,
+    /// This incarnation and all before it were declared down: they hold no lease any more.
+    dead: u64,
+}
+
 impl Lease {
     pub(crate) fn new() -> Self {
-        Self { until: watch::Sender::new(None), routing: AtomicU64::new(0), resumed: watch::Sender::new(0) }
+        let (held, resumed) = (watch::Sender::default(), watch::Sender::default());
+        Self { held, routing: AtomicU64::new(0), resumed }
     }
 
     /// The incarnation of this node that may route; `None`: what it knows of routes may be too old. What one
@@ -70,9 +97,19 @@ impl Lease {
         self.resumed.subscribe()
     }
 
-    /// Called after each state of the control group that everybody can see, with the own incarnation if that
-    /// is up there, else 0.
-    pub(crate) fn route_as(&self, incarnation: u64) {
+    /// Called after each state of the control group that everybody can see: what it says of this node counts at
+    /// once.
+    pub(crate) fn follow(&self, control: &Control, own: &Own) {
+        let incarnation = own.incarnation();
+        match control.node(own.id).filter(|node| node.incarnation == incarnation) {
+            Some(node) if node.up => self.route_as(incarnation),
+            Some(_) => self.lose(incarnation),
+            None => self.route_as(0),
+        }
+    }
+
+    /// Routes as this incarnation from now on; 0: not at all.
+    fn route_as(&self, incarnation: u64) {
         if self.routing.swap(incarnation, Ordering::AcqRel) != incarnation && incarnation != 0 {
             self.resumed.send_modify(|times| *times += 1);
         }
@@ -81,29 +118,37 @@ impl Lease {
     /// Whether the lease holds now.
     #[must_use]
     pub fn is_valid(&self) -> bool {
-        self.until.borrow().is_some_and(|until| Instant::now() < until)
+        self.held.borrow().until.is_some_and(|until| Instant::now() < until)
     }
 
     /// The lease as `Some(time left)`, `None` when lost or never held.
     #[must_use]
     pub fn left(&self) -> Option<Duration> {
-        self.until.borrow().and_then(|until| until.checked_duration_since(Instant::now()))
+        self.held.borrow().until.and_then(|until| until.checked_duration_since(Instant::now()))
     }
 
-    fn extend(&self, until: Instant) {
-        let mut lapsed = false;
-        self.until.send_modify(|held| {
+    fn extend(&self, incarnation: u64, until: Instant) {
+        let mut is_back = false;
+        self.held.send_modify(|held| {
+            if incarnation <= held.dead {
+                return;
+            }
             // Whoever found it lost did so before now: none of them is missed.
-            lapsed = held.is_none_or(|held| held <= Instant::now());
-            *held = (*held).max(Some(until));
+            let now = Instant::now();
+            is_back = held.until.is_none_or(|held| held <= now) && until > now;
+            held.until = held.until.max(Some(until));
         });
-        if lapsed {
+        if is_back {
             self.resumed.send_modify(|times| *times += 1);
         }
     }
 
-    fn lose(&self) {
-        self.until.send_replace(None);
+    fn lose(&self, incarnation: u64) {
+        self.held.send_modify(|held| {
+            if incarnation > held.dead {
+                *held = Held { until: None, dead: incarnation };
+            }
+        });
         self.route_as(0);
     }
 }
@@ -140,12 +185,13 @@ pub(crate) async fn keep_lease(shared: &Shared) {
 
 /// Beats to a leader that is this node itself.
 async fn keep_with_self(shared: &Shared) -> Result<(), CallError> {
-    let mut sender = BeatClock::new(shared);
+    let mut clock = BeatClock::new(shared);
+    let mut sent = Sent::default();
     loop {
-        let beat = sender.next().await;
-        let sent = Instant::now();
+        let beat = clock.next().await;
+        sent.note(&beat);
         if let Some(grant) = shared.beat(beat).await {
-            shared.lease.extend(sent + Duration::from_millis(u64::from(grant.ttl_ms)));
+            sent.granted(&grant, &shared.lease);
         }
     }
 }
@@ -155,27 +201,50 @@ async fn keep_with(shared: &Shared, leader: NodeId) -> Result<(), CallError> {
     let (beats, receiver) = mpsc::channel(BEATS);
     let mut clock = BeatClock::new(shared);
     let mut grants = shared.peers.lease(leader, ReceiverStream::new(receiver)).await?;
-    let mut sent = std::collections::VecDeque::new();
+    let mut sent = Sent::default();
     loop {
         tokio::select! {
             beat = clock.next() => {
-                sent.push_back((beat.sequence, Instant::now()));
+                sent.note(&beat);
                 beats.try_send(beat).map_err(|_| CallError::Timeout)?;
-                // Grants come back in order; what was never granted is forgotten.
-                sent.drain(..sent.len().saturating_sub(4 * BEATS));
             }
             grant = grants.next() => match grant {
-                Some(grant) => granted(shared, &mut sent, grant?),
+                Some(grant) => sent.granted(&grant?, &shared.lease),
                 None => return Ok(()),
             },
         }
     }
 }
 
-fn granted(shared: &Shared, sent: &mut std::collections::VecDeque<(u64, Instant)>, grant: Grant) {
-    while let Some((sequence, at)) = sent.pop_front() {
-        if sequence == grant.sequence {
-            shared.lease.extend(at + Duration::from_millis(u64::from(grant.ttl_ms)));
+/// Heartbeats of one stream that were not granted yet: sequence, incarnation, and a moment before it was sent.
+#[derive(Debug, Default)]
+struct Sent(VecDeque<(u64, u64, Instant)>);
+
+impl Sent {
+    /// A heartbeat is about to be sent.
+    fn note(&mut self, beat: &Beat) {
+        let incarnation = beat.node.as_ref().map_or(0, |node| node.incarnation);
+        self.0.push_back((beat.sequence, incarnation, Instant::now()));
+        // What was never granted is forgotten.
+        self.0.drain(..self.0.len().saturating_sub(4 * BEATS));
+    }
+
+    /// Grants come back in the order of their heartbeats.
+    fn granted(&mut self, grant: &Grant, lease: &Lease) {
+        while let Some((sequence, incarnation, at)) = self.0.pop_front() {
+            if sequence == grant.sequence {
+                return lease.extend(incarnation, at + Duration::from_millis(u64::from(grant.ttl_ms)));
+            }
+        }
+    }
+}
+
+/// Comes back as a new incarnation, each time that the cluster gives one up, until the node leaves.
+pub(crate) async fn rise_again(shared: &Shared) {
+    let mut applied = shared.control.applied();
+    loop {
+        shared.rise_if_declared_down();
+        if applied.changed().await.is_err() {
             return;
         }
     }
@@ -204,7 +273,6 @@ impl<'a> BeatClock<'a> {
             // The sender lives as long as `shared`.
             changed = self.applied.changed() => drop(changed),
         }
-        self.shared.rise_if_declared_down();
         self.sequence += 1;
         let applied = *self.applied.borrow_and_update();
         Beat { node: Some(self.shared.introduction()), sequence: self.sequence, applied }
@@ -220,7 +288,7 @@ impl Shared {
             control.node(self.own.id).is_some_and(|node| node.incarnation == incarnation && !node.up);
         if declared_down {
             tracing::warn!(incarnation, "this node was declared down: closing all clients and coming back");
-            self.lease.lose();
+            // Its lease ended with the state that says so.
             self.own.rise(incarnation);
             self.local.fenced();
         }
@@ -229,24 +297,100 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use zwerm_machine::records::{ControlCommand, Form, Node, NodeDown, NodeUp, control_command::Command};
+
     use super::*;
+    use crate::transport::proto::Introduction;
+
+    const TTL: Duration = Duration::from_secs(1);
+
+    fn beat(sequence: u64, incarnation: u64) -> Beat {
+        let node = Introduction { id: 1, incarnation, ..Introduction::default() };
+        Beat { node: Some(node), sequence, applied: 0 }
+    }
+
+    fn grant(sequence: u64) -> Grant {
+        Grant { sequence, ttl_ms: u32::try_from(TTL.as_millis()).unwrap() }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_lease_that_is_back_wakes_whoever_found_it_lost() {
         let lease = Lease::new();
-        let ttl = Duration::from_secs(1);
-        lease.extend(Instant::now() + ttl);
+        lease.extend(1, Instant::now() + TTL);
         let mut resumed = lease.resumed();
-        lease.extend(Instant::now() + 2 * ttl);
+        lease.extend(1, Instant::now() + 2 * TTL);
         assert!(!resumed.has_changed().unwrap(), "it was not lost");
-        tokio::time::advance(2 * ttl).await;
+        tokio::time::advance(2 * TTL).await;
         assert!(!lease.is_valid());
-        lease.extend(Instant::now() + ttl);
+        lease.extend(1, Instant::now());
+        assert!(!resumed.has_changed().unwrap(), "a grant that came too late brings nothing back");
+        lease.extend(1, Instant::now() + TTL);
         assert!(lease.is_valid() && resumed.has_changed().unwrap());
         resumed.mark_unchanged();
-        lease.lose();
-        lease.extend(Instant::now() + ttl);
+        lease.lose(1);
+        lease.extend(2, Instant::now() + TTL);
         assert!(resumed.has_changed().unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_grant_counts_from_before_its_heartbeat_was_sent_however_late_it_is_read() {
+        let (lease, mut sent) = (Lease::new(), Sent::default());
+        for sequence in 1..=3 {
+            sent.note(&beat(sequence, 1));
+            tokio::time::advance(TTL / 4).await;
+        }
+        sent.granted(&grant(2), &lease);
+        assert_eq!(lease.left(), Some(TTL / 2), "the second was sent half a lease ago");
+        tokio::time::advance(TTL).await;
+        // As after a SIGSTOP: the grant of the third waited in the socket.
+        sent.granted(&grant(3), &lease);
+        assert!(!lease.is_valid());
+        sent.granted(&grant(2), &lease);
+        assert!(!lease.is_valid(), "no grant counts twice");
+    }
+
+    /// The control group's state with node 1 in incarnation 1, and this node as it.
+    fn one_node() -> (Control, Own) {
+        let own = Own::new(1, "n1".to_owned(), 1);
+        let node = Node { id: 1, incarnation: own.incarnation(), up: true, ..Node::default() };
+        let placement = vec![zwerm_machine::records::Placement { shard: 0, voters: vec![1] }];
+        let form = Form { cluster_id: "c".into(), nodes: vec![node], shards: 1, placement };
+        let mut control = Control::new();
+        apply(&mut control, Command::Form(form));
+        (control, own)
+    }
+
+    fn apply(control: &mut Control, command: Command) {
+        control.apply(&ControlCommand { command: Some(command), at_ms: 1 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_incarnation_that_was_declared_down_never_has_a_lease_again() {
+        let (mut control, own) = one_node();
+        let (lease, mut sent) = (Lease::new(), Sent::default());
+        let incarnation = own.incarnation();
+        lease.follow(&control, &own);
+        sent.note(&beat(1, incarnation));
+        sent.granted(&grant(1), &lease);
+        sent.note(&beat(2, incarnation));
+        assert!(lease.is_valid() && lease.routing() == Some(incarnation));
+
+        apply(&mut control, Command::NodeDown(NodeDown { id: 1, incarnation }));
+        lease.follow(&control, &own);
+        assert!(!lease.is_valid() && lease.routing().is_none(), "at once, whatever was left of it");
+        sent.granted(&grant(2), &lease);
+        own.rise(incarnation);
+        lease.follow(&control, &own);
+        assert!(!lease.is_valid() && lease.routing().is_none(), "a grant was under way");
+
+        let node = Node { id: 1, incarnation: own.incarnation(), ..Node::default() };
+        apply(&mut control, Command::NodeUp(NodeUp { node: Some(node) }));
+        lease.follow(&control, &own);
+        assert!(!lease.is_valid(), "it routes again, but nobody granted it anything");
+        assert_eq!(lease.routing(), Some(own.incarnation()));
+        sent.note(&beat(3, own.incarnation()));
+        sent.granted(&grant(3), &lease);
+        assert!(lease.is_valid());
     }
 
     #[test]
@@ -255,7 +399,7 @@ mod tests {
         assert_eq!(lease.routing(), None);
         lease.route_as(7);
         let mut resumed = lease.resumed();
-        lease.lose();
+        lease.lose(7);
         assert_eq!(lease.routing(), None);
         assert!(!resumed.has_changed().unwrap());
         lease.route_as(8);

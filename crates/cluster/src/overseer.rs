@@ -3,7 +3,8 @@
 //!
 //! Runs on every node and does nothing where the control group is led elsewhere. A new leader gives
 //! every node one lease time to report: a lease of its predecessor may still hold that long. It grants
-//! only while a quorum confirms that it still leads. Start at [`oversee`].
+//! only while a quorum confirms that it still leads, and no lease outlasts that by more than its length.
+//! Why that is enough is in `lease.rs`. Start at [`oversee`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use zwerm_machine::Control;
 use zwerm_machine::records::{ControlCommand, Form, Node, NodeDown, NodeUp, control_command::Command};
 use zwerm_raft::Group;
 
@@ -18,7 +20,7 @@ use crate::cluster::Shared;
 use crate::ledger::CONTROL;
 use crate::placement::place;
 use crate::transport::proto::{Beat, Grant, Introduction};
-use crate::{NodeId, ledger};
+use crate::{LeaseConfig, NodeId, ledger};
 
 /// How old the confirmation of leadership may be that a grant rests on.
 const CONFIRMED_WITHIN: Duration = Duration::from_millis(800);
@@ -35,12 +37,21 @@ struct Seen {
     given_up: bool,
 }
 
+/// A time of leading the control group.
+#[derive(Debug, Clone, Copy)]
+struct Leading {
+    /// Raft's: in another one, another node may have led in between.
+    term: u64,
+    since: Instant,
+    /// When a quorum was last asked that confirmed it.
+    confirmed: Instant,
+}
+
 /// What the leader knows of the other nodes. Empty while this node does not lead.
 #[derive(Debug)]
 pub(crate) struct Overseer {
     seen: Mutex<BTreeMap<NodeId, Seen>>,
-    /// When this node began to lead, and when a quorum last confirmed it.
-    leading: Mutex<Option<(Instant, Option<Instant>)>>,
+    leading: Mutex<Option<Leading>>,
     changed: watch::Sender<u64>,
 }
 
@@ -62,9 +73,52 @@ impl Overseer {
         true
     }
 
-    fn may_grant(&self) -> bool {
-        let leading = *self.leading.lock();
-        leading.and_then(|(_, confirmed)| confirmed).is_some_and(|at| at.elapsed() < CONFIRMED_WITHIN)
+    /// How long a lease may last that is granted now, counted from its heartbeat: no longer than `ttl` after a
+    /// quorum was asked whether this node leads. `None`: that is too long ago.
+    fn may_grant(&self, ttl: Duration) -> Option<Duration> {
+        let age = (*self.leading.lock())?.confirmed.elapsed();
+        ttl.checked_sub(age).filter(|left| age < CONFIRMED_WITHIN && !left.is_zero())
+    }
+
+    /// A quorum that was asked at `asked` has confirmed that this node leads in this term; since when it does.
+    fn confirm(&self, term: u64, asked: Instant) -> Instant {
+        // From now on, and not from when it was elected: what it heard so far may be of an earlier term.
+        let now = Instant::now();
+        {
+            let mut leading = self.leading.lock();
+            if let Some(leading) = leading.as_mut().filter(|leading| leading.term == term) {
+                leading.confirmed = asked;
+                return leading.since;
+            }
+            *leading = Some(Leading { term, since: now, confirmed: asked });
+        }
+        self.seen.lock().clear();
+        now
+    }
+
+    /// This node does not lead (any more).
+    fn resign(&self) {
+        let was_leading = self.leading.lock().take().is_some();
+        if was_leading {
+            self.seen.lock().clear();
+        }
+    }
+
+    /// Gives up whoever was silent for longer than any lease lasts; who is up, that is.
+    fn give_up_silent(&self, control: &Control, since: Instant, lease: &LeaseConfig) -> Vec<(NodeId, u64)> {
+        let patience = lease.ttl + lease.margin;
+        let mut seen = self.seen.lock();
+        let is_silent = |node: &&Node| {
+            let heard = seen.get(&node.id).filter(|seen| seen.incarnation == node.incarnation);
+            heard.map_or(since, |seen| seen.at) + patience < Instant::now()
+        };
+        let silent = control.nodes().filter(|node| node.up).filter(is_silent);
+        let silent: Vec<_> = silent.map(|node| (node.id, node.incarnation)).collect();
+        // From here on a heartbeat comes too late: a lease granted now would outlive the declaration.
+        for &(node, incarnation) in &silent {
+            seen.insert(node, Seen { incarnation, applied: 0, at: since, given_up: true });
+        }
+        silent
     }
 }
 
@@ -78,23 +132,20 @@ pub(crate) async fn oversee(shared: &Shared) {
         if control.is_leader() {
             lead(shared, &control).await;
         } else {
-            let was_leading = shared.overseer.leading.lock().take().is_some();
-            if was_leading {
-                shared.overseer.seen.lock().clear();
-            }
+            shared.overseer.resign();
         }
     }
 }
 
 /// One round as leader.
 async fn lead(shared: &Shared, control: &Group) {
-    let overseer = &shared.overseer;
     let asked = Instant::now();
-    let since = overseer.leading.lock().get_or_insert((asked, None)).0;
     match tokio::time::timeout(CONFIRM_TIMEOUT, control.linearize()).await {
-        Ok(Ok(_)) => *overseer.leading.lock() = Some((since, Some(asked))),
+        Ok(Ok(_)) => {}
         Ok(Err(_)) | Err(_) => return,
     }
+    let term = control.watch().borrow().term;
+    let since = shared.overseer.confirm(term, asked);
     if !shared.control.state().is_formed() {
         form(shared).await;
     }
@@ -118,23 +169,8 @@ async fn form(shared: &Shared) {
 
 /// Declares nodes down that were silent for longer than any lease lasts.
 async fn declare_down(shared: &Shared, leading_since: Instant) {
-    let patience = shared.config.lease.ttl + shared.config.lease.margin;
-    let grace = leading_since + shared.config.lease.ttl;
-    let silent: Vec<(NodeId, u64)> = {
-        let mut seen = shared.overseer.seen.lock();
-        let control = shared.control.state();
-        let is_silent = |node: &&Node| {
-            let heard = seen.get(&node.id).filter(|seen| seen.incarnation == node.incarnation);
-            heard.map_or(grace, |seen| seen.at + patience) < Instant::now()
-        };
-        let silent = control.nodes().filter(|node| node.up).filter(is_silent);
-        let silent: Vec<_> = silent.map(|node| (node.id, node.incarnation)).collect();
-        // From here on a heartbeat comes too late: a lease granted now would outlive the declaration.
-        for &(node, incarnation) in &silent {
-            seen.insert(node, Seen { incarnation, applied: 0, at: leading_since, given_up: true });
-        }
-        silent
-    };
+    let control = shared.control.state();
+    let silent = shared.overseer.give_up_silent(&control, leading_since, &shared.config.lease);
     for (id, incarnation) in silent {
         tracing::warn!(node = format_args!("{id:016x}"), incarnation, "a node is silent: declaring it down");
         propose(shared, Command::NodeDown(NodeDown { id, incarnation })).await;
@@ -206,9 +242,12 @@ impl Shared {
                 return None;
             }
         }
-        let ttl_ms = u32::try_from(self.config.lease.ttl.as_millis()).unwrap_or(u32::MAX);
-        let noted = self.overseer.note(id, incarnation, beat.applied);
-        (noted && self.overseer.may_grant()).then_some(Grant { sequence: beat.sequence, ttl_ms })
+        if !self.overseer.note(id, incarnation, beat.applied) {
+            return None;
+        }
+        let ttl = self.overseer.may_grant(self.config.lease.ttl)?;
+        let ttl_ms = u32::try_from(ttl.as_millis()).unwrap_or(u32::MAX);
+        Some(Grant { sequence: beat.sequence, ttl_ms })
     }
 
     /// Waits until every node that is up has applied `index` of the control group. False: not the leader
@@ -240,5 +279,106 @@ impl Shared {
                 .is_some_and(|seen| seen.incarnation == node.incarnation && seen.applied >= index)
         };
         self.control.state().nodes().filter(|node| node.up).all(has_applied)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: LeaseConfig = LeaseConfig {
+        interval: Duration::from_millis(100),
+        ttl: Duration::from_millis(1_000),
+        margin: Duration::from_millis(200),
+    };
+    const STEP: Duration = Duration::from_millis(20);
+
+    /// The control group's state with node 1 up in incarnation 1.
+    fn control() -> Control {
+        let node = Node { id: 1, incarnation: 1, up: true, ..Node::default() };
+        let placement = place(&[1], 1);
+        let form = Form { cluster_id: "c".into(), nodes: vec![node], shards: 1, placement };
+        let mut control = Control::new();
+        control.apply(&ControlCommand { command: Some(Command::Form(form)), at_ms: 1 });
+        control
+    }
+
+    /// When the lease ends that a leader grants for a heartbeat sent at `sent` and heard now.
+    fn grant(leader: &Overseer, sent: Instant) -> Option<Instant> {
+        leader.note(1, 1, 0).then(|| leader.may_grant(LEASE.ttl)).flatten().map(|ttl| sent + ttl)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_declares_down_only_what_holds_no_lease_however_late_heartbeats_come() {
+        let control = control();
+        for late in (0..1_500).step_by(60).map(Duration::from_millis) {
+            let leader = Overseer::new();
+            let since = leader.confirm(1, Instant::now());
+            let mut until = Instant::now();
+            for _ in 0..5 {
+                let sent = Instant::now();
+                tokio::time::advance(late).await;
+                leader.confirm(1, Instant::now());
+                let is_given_up = !leader.give_up_silent(&control, since, &LEASE).is_empty();
+                assert!(!is_given_up || until <= Instant::now(), "while heartbeats come {late:?} late");
+                until = until.max(grant(&leader, sent).unwrap_or(until));
+                tokio::time::advance(STEP).await;
+            }
+            while leader.give_up_silent(&control, since, &LEASE).is_empty() && late < LEASE.ttl {
+                tokio::time::advance(STEP).await;
+            }
+            assert!(until <= Instant::now(), "heartbeats {late:?} late");
+            if late < LEASE.ttl {
+                assert_eq!(grant(&leader, Instant::now()), None, "it is given up");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_leader_declares_down_only_what_holds_no_lease_of_the_old_one() {
+        let control = control();
+        let (old, new) = (Overseer::new(), Overseer::new());
+        // The earliest there is: the new one is elected right after the old one asked its quorum.
+        old.confirm(1, Instant::now());
+        let since = new.confirm(2, Instant::now());
+        let (mut until, mut grants) = (Instant::now(), 0);
+        while new.give_up_silent(&control, since, &LEASE).is_empty() {
+            // Node 1 and the old leader are cut off from all others and go on as long as they may.
+            if let Some(end) = grant(&old, Instant::now()) {
+                until = until.max(end);
+                grants += 1;
+            }
+            tokio::time::advance(STEP).await;
+        }
+        assert!(grants > 10, "the old leader did grant: {grants}");
+        assert!(until <= Instant::now());
+        assert!(since.elapsed() <= LEASE.ttl + LEASE.margin + 2 * STEP, "and no later than it must");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_was_away_gives_every_node_its_time_again() {
+        let control = control();
+        let leader = Overseer::new();
+        leader.confirm(1, Instant::now());
+        leader.note(1, 1, 7);
+        tokio::time::advance(LEASE.ttl).await;
+        // Another node led in between and may have granted leases just now.
+        let since = leader.confirm(3, Instant::now());
+        tokio::time::advance(LEASE.margin + STEP).await;
+        assert_eq!(leader.give_up_silent(&control, since, &LEASE), []);
+        tokio::time::advance(LEASE.ttl).await;
+        assert_eq!(leader.give_up_silent(&control, since, &LEASE), [(1, 1)]);
+        assert_eq!(grant(&leader, Instant::now()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_quorum_nothing_is_granted() {
+        let leader = Overseer::new();
+        assert_eq!(leader.may_grant(LEASE.ttl), None);
+        leader.confirm(1, Instant::now());
+        tokio::time::advance(CONFIRMED_WITHIN / 2).await;
+        assert_eq!(leader.may_grant(LEASE.ttl), Some(LEASE.ttl - CONFIRMED_WITHIN / 2));
+        tokio::time::advance(CONFIRMED_WITHIN / 2).await;
+        assert_eq!(leader.may_grant(LEASE.ttl), None);
     }
 }
