@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 use zwerm_machine::Target;
+use zwerm_machine::limits::OUTBOX_WINDOW;
 use zwerm_machine::records::{Drained, Message, shard_command::Command};
 use zwerm_raft::Group;
 use zwerm_wire::TopicFilter;
@@ -25,6 +26,7 @@ use crate::shards::ShardClient;
 
 /// Messages of one shard that are being published at a time.
 const WINDOW: usize = 256;
+const _: () = assert!(WINDOW as u64 <= OUTBOX_WINDOW, "a destination would not know a repeat");
 /// Longest time without a look at the outbox.
 const LOOK: Duration = Duration::from_secs(1);
 /// After a message was not published.
@@ -79,8 +81,13 @@ pub(crate) async fn publish_outbox(shared: &Shared, group: &Group, view: &ShardV
         // All branches are cancel safe; a closed watch means that the node is stopping.
         tokio::select! {
             published = window.published() => match published {
-                // Whatever becomes of it, the next leader publishes no more than what is left.
-                Some(upto) => drop(client.tell(Command::Drained(Drained { upto })).await),
+                Some(upto) => {
+                    let drained = client.tell(Command::Drained(Drained { upto })).await;
+                    if drained.is_err() {
+                        // What is ahead of the first that is left has a bound, so begin with that.
+                        window.reset();
+                    }
+                }
                 None => {
                     window.reset();
                     tokio::time::sleep(RETRY).await;

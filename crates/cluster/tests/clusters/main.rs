@@ -17,3 +17,4 @@ mod owners;
 mod queues;
 mod recorder;
 mod retained;
+mod shard_routes;
