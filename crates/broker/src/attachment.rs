@@ -182,7 +182,7 @@ impl Attachment {
 
     /// The next acknowledgement that is due: those of each quality of service in the order of the publishes.
     pub fn next_accepted(&mut self) -> Option<Accepted> {
-        let serves = self.serves();
+        let serves = self.durable.is_some() && self.serves();
         let next = self.pipeline.next_accepted().or_else(|| {
             let durable = self.durable.as_mut().filter(|_| serves)?;
             durable.next_accepted()

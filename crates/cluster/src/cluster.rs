@@ -87,6 +87,8 @@ pub struct Shared {
     tasks: TaskTracker,
     /// No lease is kept any more.
     pub(crate) leaving: CancellationToken,
+    /// A group of this node ended by itself.
+    pub(crate) broken: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -176,6 +178,7 @@ impl Cluster {
             outbox,
             tasks,
             leaving: CancellationToken::new(),
+            broken: CancellationToken::new(),
             stop: CancellationToken::new(),
         });
         if let Some(formation) = known {
@@ -200,6 +203,12 @@ impl Cluster {
     /// What the tasks of this crate share.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.0
+    }
+
+    /// Resolves when this node cannot take part any more: its disk refused what it had to keep. What it has
+    /// acknowledged is safe with the others; it must end, and be started again when the disk is well.
+    pub async fn failed(&self) {
+        self.broken.cancelled().await;
     }
 
     /// Waits until this node belongs to a cluster; its id.

@@ -129,9 +129,18 @@ async fn open(shared: &Shared, id: GroupId, machine: Box<dyn Machine>, voters: B
         Err(error) => {
             tracing::error!(group = %id, error = &error as &dyn std::error::Error, "a Raft group does not open; this node cannot take part");
             // Nothing heals this but people: the volume is unreadable.
+            shared.broken.cancel();
             std::future::pending().await
         }
     };
+    let (mut status, broken) = (group.watch(), shared.broken.clone());
+    shared.spawn(async move {
+        // An error means that the group is closed, as when the node stops.
+        if status.wait_for(|status| !status.running).await.is_ok() {
+            tracing::error!(group = %id, "a Raft group ended by itself; this node cannot take part any more");
+            broken.cancel();
+        }
+    });
     while voters.contains(&shared.own.id) && !group.is_initialized().await {
         match group.initialize(voters.clone()).await {
             Ok(()) => break,

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tracing::debug;
@@ -294,7 +295,8 @@ impl<L: Link> Driver<L> {
         }
     }
 
-    /// Gives the client id back and closes the link, side by side: neither waits for the other.
+    /// Gives the client id back and closes the link, side by side. A client that said goodbye sees its link closed
+    /// when that is committed, so that it can rely on it: whatever becomes of this node, its will does not fire.
     async fn leave(self) {
         let unknown = Ending { fire_will: true, session_expiry: None, cause: Cause::LinkClosed };
         let ending = self.session.ending().unwrap_or(unknown);
@@ -302,6 +304,8 @@ impl<L: Link> Driver<L> {
         debug!(peer = %self.peer, ?cause, "connection ended");
         self.shared.counters.ended(cause);
         let (attachment, shares) = (self.attachment, self.shares);
+        let patience = self.shared.config.close_timeout;
+        let (released, is_released) = oneshot::channel();
         let detach = async {
             if let Some(mut attachment) = attachment {
                 if let Some(shares) = shares {
@@ -310,11 +314,15 @@ impl<L: Link> Driver<L> {
                 let Ending { fire_will, session_expiry, .. } = ending;
                 Box::pin(attachment.detach(Detach { fire_will, session_expiry })).await;
             }
+            let _nobody_waits = released.send(()).is_err();
         };
         let last_words = last_words(self.link, self.output, cause);
         let close = async {
+            if matches!(cause, Cause::Disconnected(_)) {
+                let _in_time = timeout(patience, is_released).await.is_ok();
+            }
             // what does not get through in time is lost: the client knows how to come back
-            let _in_time = timeout(self.shared.config.close_timeout, last_words).await.is_ok();
+            let _in_time = timeout(patience, last_words).await.is_ok();
         };
         tokio::join!(detach, close);
     }

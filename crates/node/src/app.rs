@@ -81,7 +81,13 @@ impl App {
         let server = Server::start(http, Arc::new(view), last.clone())?;
         if let Some(cluster_id) = shutdown.run_until_cancelled(cluster.cluster_id()).await {
             identity.set_cluster_id(&cluster_id)?;
-            shutdown.cancelled().await;
+            if shutdown.run_until_cancelled(cluster.failed()).await.is_some() {
+                // Nothing that this node could still say to its clients would be kept: they go to others.
+                anyhow::bail!(
+                    "the database in {} cannot be written (the log says why); this node ends, start it again when its disk is well",
+                    identity.database().display()
+                );
+            }
         }
         tracing::info!("stopping: closing client connections");
         gateway.stopped().await;

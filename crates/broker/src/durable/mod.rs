@@ -104,7 +104,11 @@ impl Durable {
             self.under_way.insert(queued.position);
             match self.delivery(queued) {
                 Some(delivery) => into.push(delivery),
-                None => self.done(self.taken),
+                None => {
+                    self.done(self.taken);
+                    // Fewer than asked for otherwise means that there is no more.
+                    self.owner.bell.ring();
+                }
             }
         }
         batch.clear();
