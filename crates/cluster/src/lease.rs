@@ -13,14 +13,15 @@
 //!   a lease that has ended.
 //! * A leader that goes on leading declares a node down a whole lease and a margin after the last heartbeat. The
 //!   margin is for clocks that run at different speed: 300 ms in 1.6 s is far more than clocks differ.
-//! * A lease never lasts longer than from when the leader asked a quorum whether it still leads: its age is taken
-//!   off the grant. A new leader was elected by a quorum that no longer says yes to the old one, so after it asked; it waits
-//!   a whole lease and a margin before it declares anybody down whom it did not hear.
+//! * No lease outlasts by more than its length the moment when the leader last asked a quorum whether it leads:
+//!   the age of that answer is taken off the grant. A new leader is elected after that moment, for the quorum
+//!   that elects it says no to the old one from then on; and it waits a whole lease and a margin before it
+//!   declares anybody down whom it has not heard.
 //! * What an incarnation that is declared down is granted means nothing: the state that says so ends its lease
 //!   for good ([`Lease::follow`]), also one that a grant under way would have brought back.
 //!
-//! The monotonic clock of Linux stands still while the whole machine is suspended. A machine that is suspended
-//! and resumed may believe in its lease for as long as was left of it; until then it hears that it was declared down.
+//! The monotonic clock of Linux stands still while the whole machine is suspended: a node that is suspended and
+//! resumed with its machine believes in its lease for what was left of it, or until it hears that it is down.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};

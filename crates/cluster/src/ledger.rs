@@ -1,8 +1,8 @@
 //! The one door to what is replicated: finds the leader of a group and proposes to it.
 //!
-//! A proposal whose outcome is unknown is repeated: every command is idempotent (routes by version,
-//! claims by token, releases by epoch, retained messages by sequence). Knows no meaning of commands but
-//! their time, which the leader stamps. Start at [`Shared::propose`].
+//! A proposal whose outcome is unknown is repeated: every command is idempotent (a node's routes by version, a
+//! shard's by how many came before, batches for shards by number). Knows no meaning of commands but their time,
+//! which the leader stamps. Start at [`Shared::propose`].
 
 use std::time::Duration;
 
