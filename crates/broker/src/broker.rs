@@ -234,7 +234,8 @@ impl Inner {
             clean_start: connect.clean_start,
             expiry_s: connect.properties.session_expiry.unwrap_or_default(),
             will: connect.will.as_ref().map(|will| will_record(will, client_id)),
-            window: u32::from(self.window(connect)),
+            // All there can be: the owner opens the client's window before the shard knows that it may.
+            window: 0,
             queue: Some(queue_limit(self.local.config.session_queue)),
         };
         let claimed = tokio::time::timeout(self.local.config.attach_timeout, cluster.claim(claim)).await;
@@ -265,12 +266,6 @@ impl Inner {
         // The client was never told that it is connected: its will says nothing.
         attached.attachment.detach(Detach { fire_will: false, session_expiry: None }).await;
         Err(AttachError::Unavailable)
-    }
-
-    /// QoS 1 and 2 messages that may be under way to the client at once.
-    fn window(&self, connect: &Connect) -> u16 {
-        let most = self.local.config.max_inflight;
-        connect.properties.receive_maximum.map_or(most, |client| client.get().min(most))
     }
 
     /// Tells the owner before this one to close.

@@ -9,8 +9,6 @@ pub struct Config {
     pub queue: QueueLimits,
     /// Bounds of each durable session's queue on disk.
     pub session_queue: SessionQueue,
-    /// QoS 1 and 2 messages under way to one client at once, whatever the client allows.
-    pub max_inflight: u16,
     /// What a client with several matching subscriptions gets.
     pub overlapping: Overlapping,
     /// Who of a shared subscription gets a message.
@@ -26,7 +24,6 @@ impl Default for Config {
         Self {
             queue: QueueLimits::default(),
             session_queue: SessionQueue::default(),
-            max_inflight: u16::MAX,
             overlapping: Overlapping::Each,
             shared_strategy: SharedStrategy::Local,
             attach_timeout: Duration::from_secs(10),

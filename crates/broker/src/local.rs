@@ -3,7 +3,6 @@
 //! Messages of other nodes enter here and are never routed again. Knows the cluster only as the one
 //! that calls. Start at [`LocalSessions::deliver`].
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -12,6 +11,8 @@ use tokio::time::Instant;
 use zwerm_cluster::Local;
 use zwerm_cluster::forward::{Inbound, Origin, Receiver, Record, Target};
 use zwerm_cluster::receipt::{Bell, Receipt};
+use zwerm_machine::arrivals::{Arrivals, Destination};
+use zwerm_machine::records;
 use zwerm_wire::{QoS, ReasonCode, TopicFilter};
 
 use crate::clients::Clients;
@@ -33,8 +34,8 @@ pub(crate) struct LocalSessions {
     pub(crate) counters: Counters,
     /// Clients over the bounds of their queue.
     congested: Mutex<Vec<Arc<Mailbox>>>,
-    /// Per shard the last sequence of its outbox that was delivered here.
-    outboxes: Mutex<BTreeMap<u32, u64>>,
+    /// What came from shards' outboxes.
+    arrivals: Mutex<Arrivals>,
     /// Messages that members of shared subscriptions left behind.
     left_behind: mpsc::Sender<LeftBehind>,
 }
@@ -49,7 +50,7 @@ impl LocalSessions {
             clients: Clients::default(),
             counters: Counters::default(),
             congested: Mutex::default(),
-            outboxes: Mutex::default(),
+            arrivals: Mutex::default(),
             left_behind,
         };
         (local, receiver)
@@ -61,15 +62,12 @@ impl LocalSessions {
         drop(self.left_behind.send(message).await);
     }
 
-    /// Whether a message of a shard's outbox was delivered here before: its leader died between publishing
-    /// and noting that it had. Every leader publishes in order, so what is not newer is a repeat.
-    pub(crate) fn is_repeat(&self, message: &Message) -> bool {
+    /// Whether a message of a shard's outbox was delivered here before, for this shared subscription or for plain
+    /// ones: its leader died between publishing and noting that it had.
+    pub(crate) fn is_repeat(&self, message: &Message, group: Option<&TopicFilter>) -> bool {
         let Some(Origin { shard, sequence }) = message.origin() else { return false };
-        let mut outboxes = self.outboxes.lock();
-        let last = outboxes.entry(shard).or_default();
-        let repeat = sequence <= *last;
-        *last = (*last).max(sequence);
-        repeat
+        let destination = group.map_or(Destination::Plain, |filter| Destination::Group(filter.clone()));
+        !self.arrivals.lock().is_new(Some(&records::Origin { shard, sequence }), destination)
     }
 
     /// Puts a copy into each client's queue.
@@ -199,16 +197,15 @@ impl Receiver for LaneReceiver {
             local.counters.dropped_expired.add(1);
             return None;
         }
-        if local.is_repeat(&message) {
-            return None;
-        }
         let targets = self.resolver.resolve(message.topic(), &local.subscriptions);
         let mut acceptance = Acceptance::new(bell);
-        if plain {
+        if plain && !local.is_repeat(&message, None) {
             local.deliver(&targets.local, &message, &mut acceptance);
         }
         for group in targets.groups.iter().filter(|group| groups.contains(&group.filter)) {
-            if let Some(Pick::Local(index)) = self.picker.pick(group, &message) {
+            if let Some(Pick::Local(index)) = self.picker.pick(group, &message)
+                && !local.is_repeat(&message, Some(&group.filter))
+            {
                 local.deliver_member(group, index, &message, &mut acceptance);
             }
         }

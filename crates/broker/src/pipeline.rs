@@ -228,9 +228,8 @@ impl<T> Pipeline<T> {
         let mut acceptance = Acceptance::new(&self.bell);
         let mut destinations = Destinations::new();
         // A repeat goes once more to where it may be missing: who has it knows it.
-        let is_repeat = self.local.is_repeat(&message);
         if only.is_none() {
-            if !is_repeat {
+            if !self.local.is_repeat(&message, None) {
                 self.local.deliver(&targets.local, &message, &mut acceptance);
             }
             destinations.extend(plain_destinations(&targets, &message));
@@ -239,7 +238,7 @@ impl<T> Pipeline<T> {
             targets.groups.iter().filter(|group| only.is_none_or(|only| only.contains(&group.filter)));
         for group in groups {
             match self.picker.pick(group, &message) {
-                Some(Pick::Local(_)) if is_repeat => {}
+                Some(Pick::Local(_)) if self.local.is_repeat(&message, Some(&group.filter)) => {}
                 Some(Pick::Local(index)) => {
                     self.local.deliver_member(group, index, &message, &mut acceptance);
                 }

@@ -1,4 +1,5 @@
-//! Which messages of other shards' outboxes came here already. Knows no messages. Start at [`Arrivals::is_new`].
+//! Which messages of shards' outboxes came here already: here is another shard, or a node with transient sessions.
+//! Knows no messages. Start at [`Arrivals::is_new`].
 //!
 //! A leader that dies leaves entries of its outbox published and not noted, and its successor publishes them again,
 //! perhaps to other destinations: so what came is known one by one, for each part of the shard that it may be for.
@@ -14,9 +15,9 @@ use crate::limits::{MAX_SHARDS, OUTBOX_WINDOW};
 use crate::records::arrival_record::Destination as DestinationRecord;
 use crate::records::{ArrivalRecord, ArrivalsRecord, Origin, Refusal};
 
-/// For what part of the shard a message is; one message may come for several.
+/// For what part of the shard or node a message is; one message may come for several.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Destination {
+pub enum Destination {
     /// Its retained messages.
     Retained,
     /// Its plain subscriptions.
@@ -29,7 +30,7 @@ pub(crate) enum Destination {
 
 /// By shard. A clone is O(1).
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Arrivals(OrdMap<u32, Arrived>);
+pub struct Arrivals(OrdMap<u32, Arrived>);
 
 #[derive(Debug, Clone, Default)]
 struct Arrived {
@@ -49,7 +50,7 @@ pub(crate) fn check(origin: Option<&Origin>) -> Result<(), Refusal> {
 
 impl Arrivals {
     /// Notes that a message came for a destination; false: it did before. A message that is of no outbox is new.
-    pub(crate) fn is_new(&mut self, origin: Option<&Origin>, destination: Destination) -> bool {
+    pub fn is_new(&mut self, origin: Option<&Origin>, destination: Destination) -> bool {
         let Some(origin) = origin else { return true };
         let arrived = self.0.entry(origin.shard).or_default();
         if origin.sequence.saturating_add(OUTBOX_WINDOW) <= arrived.newest {

@@ -4,7 +4,7 @@
 //! is O(1): the cluster publishes one to its readers after each batch. Knows no Raft, no network, no clock.
 //! Start at [`Control::apply`] and [`Shard::apply`]; what is on the wire and on disk is in `proto/records.proto`.
 
-mod arrivals;
+pub mod arrivals;
 mod control;
 mod control_snapshot;
 mod due;

@@ -59,7 +59,6 @@ pub(crate) fn broker(config: &Config) -> zwerm_broker::Config {
                 config::QueueFull::DropNewest => QueueFull::DropNewest,
             },
         },
-        max_inflight: mqtt.max_inflight.get(),
         overlapping: match mqtt.overlapping {
             config::Overlapping::Each => Overlapping::Each,
             config::Overlapping::Merged => Overlapping::Merged,
