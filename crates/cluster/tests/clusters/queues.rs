@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use zwerm_cluster::receipt::{Bell, Receipt};
-use zwerm_cluster::{NodeId, QueueReader, QueuedMessage};
+use zwerm_cluster::{GroupStatus, NodeId, QueueReader, QueuedMessage};
 use zwerm_machine::records::{
     Acknowledge, Claim, Claimed, Deliver, Enqueue, Message, Refusal, Subscribe, Subscription,
 };
@@ -52,10 +52,22 @@ fn holders(world: &Cluster) -> (Vec<NodeId>, Vec<NodeId>) {
     world.nodes.keys().partition(|node| world.cluster(**node).shard_view(shard).is_some())
 }
 
-fn group(world: &Cluster, node: NodeId) -> zwerm_cluster::GroupStatus {
+/// What a node shows of the session's shard, once it has opened it.
+fn group(world: &Cluster, node: NodeId) -> Option<GroupStatus> {
     let shard = shard(world);
     let groups = world.cluster(node).status().groups;
-    groups.into_iter().find(|group| group.id.0 == shard + 1).unwrap()
+    groups.into_iter().find(|group| group.id.0 == shard + 1)
+}
+
+/// Who leads the session's shard, as a node that holds it knows.
+async fn leader(world: &Cluster, node: NodeId) -> NodeId {
+    let mut leader = None;
+    until("the shard has a leader", || {
+        leader = group(world, node).and_then(|group| group.leader);
+        leader.is_some()
+    })
+    .await;
+    leader.unwrap()
 }
 
 fn payload(number: u64) -> String {
@@ -189,7 +201,7 @@ async fn a_queue_survives_a_power_cut_of_all_and_the_death_of_its_leader() {
         world.start(node).await;
     }
     world.ready().await;
-    let leader = group(&world, 1).leader.unwrap();
+    let leader = leader(&world, 1).await;
     world.kill(leader).await;
     let alive = leader % 3 + 1;
     let epoch = claim(&world, alive).await;
@@ -209,12 +221,13 @@ async fn what_was_committed_before_its_answer_got_lost_happens_once() {
     let (with, without) = holders(&world);
     let (publisher, shard) = (without[0], shard(&world));
     let old = subscribed(&world, publisher).await;
-    let leader = group(&world, with[0]).leader.unwrap();
+    let leader = leader(&world, with[0]).await;
     let followers: Vec<NodeId> = with.iter().copied().filter(|node| *node != leader).collect();
     let link = |node: NodeId| (crate::fixture::address(leader), crate::fixture::address(node));
 
     // Appended by the leader, which cannot commit it yet.
-    let before = group(&world, leader).last_log;
+    let last_log = || group(&world, leader).map(|group| group.last_log);
+    let before = last_log();
     for (one, other) in followers.iter().map(|node| link(*node)) {
         world.net.stall(&one, &other);
     }
@@ -225,7 +238,7 @@ async fn what_was_committed_before_its_answer_got_lost_happens_once() {
     let claiming = cluster.clone();
     let again = claim_of(&world, publisher);
     let claiming = tokio::spawn(async move { claiming.claim(again).await });
-    until("the leader has it", || group(&world, leader).last_log > before).await;
+    until("the leader has it", || last_log() > before).await;
     // Its answer cannot come any more, and then it is committed.
     let (one, other) = link(publisher);
     world.net.cut(&one, &other);
@@ -322,7 +335,7 @@ async fn a_replica_whose_disk_fails_stops_and_the_others_go_on() {
 
     world.disks[&3].fails.store(true, Ordering::SeqCst);
     publish(&world, 1, 10..20).await;
-    until("its replica stops", || !group(&world, 3).running).await;
+    until("its replica stops", || group(&world, 3).is_none_or(|group| !group.running)).await;
     assert_eq!(queued(3), 10, "it shows messages that it does not have");
     // A client that comes to this node is served from the other replicas.
     let epoch = claim(&world, 3).await;
