@@ -14,8 +14,10 @@ use zwerm_tests::{Client, Cluster, DEADLINE, Options, QoS, Version, until};
 const SETTINGS: [&str; 2] = ["cluster.snapshot_entries=200", "cluster.shards=2"];
 const SNAPSHOT_ENTRIES: u64 = 200;
 const PAYLOAD: usize = 1_000;
-const QUEUED: usize = 10_000;
-const ROUNDS: usize = 5;
+const QUEUED: usize = 20_000;
+const ROUNDS: usize = 8;
+/// Messages published one by one, so that each is an entry of the log.
+const ENTRIES: usize = 700;
 
 #[tokio::test]
 async fn disk_and_log_follow_the_live_data_however_much_went_through() -> Result<()> {
@@ -26,7 +28,7 @@ async fn disk_and_log_follow_the_live_data_however_much_went_through() -> Result
     let mut sizes = Vec::new();
     for round in 0..ROUNDS {
         fill(&cluster, 1, round).await?;
-        drain(&cluster, 1, round).await?;
+        drain(&cluster, 1, (round, QUEUED)).await?;
         queue_is_empty(&cluster).await?;
         cluster.node_mut(1).terminate(DEADLINE).await?;
         sizes.push(bytes_under(&cluster.node(1).data_dir())?);
@@ -38,8 +40,10 @@ async fn disk_and_log_follow_the_live_data_however_much_went_through() -> Result
         "after each of {ROUNDS} rounds of {QUEUED} messages of {PAYLOAD} bytes: {sizes:?} bytes on disk"
     );
     let went_through = (ROUNDS * QUEUED * PAYLOAD) as u64;
-    let grown = sizes[ROUNDS - 1].saturating_sub(sizes[0]);
-    ensure!(grown < went_through / 4, "the disk grew by {grown} bytes while {went_through} went through");
+    // The database grows and shrinks by segments of 16 MiB, and a few of them are on their way out at any time.
+    let largest = sizes.iter().copied().max().unwrap_or_default();
+    let grown = largest.saturating_sub(sizes[0]);
+    ensure!(grown < went_through / 2, "the disk grew by {grown} bytes while {went_through} went through");
     cluster.finish().await
 }
 
@@ -51,9 +55,12 @@ async fn a_node_that_was_away_longer_than_the_log_catches_up_and_serves_the_queu
     reader.close().await?;
     cluster.node_mut(3).kill().await?;
     let left = positions(&cluster.node(1).status().await?)?;
-    for round in 0..2 {
-        fill(&cluster, 1, round).await?;
+    fill(&cluster, 1, 0).await?;
+    let mut slow = Client::connect(Options::new(cluster.mqtt(2), "slow", Version::V5)).await?;
+    for number in 0..ENTRIES {
+        slow.publish("history/slow", &payload(0, number), QoS::One, false).await?;
     }
+    slow.close().await?;
     outrun(&cluster, &left).await?;
     cluster.node_mut(3).start()?;
     cluster.all_ready().await?;
@@ -65,9 +72,7 @@ async fn a_node_that_was_away_longer_than_the_log_catches_up_and_serves_the_queu
     .await?;
     // What node 3 serves now it has from the snapshot: its peer of the time that it missed is gone.
     cluster.node_mut(1).kill().await?;
-    for round in 0..2 {
-        drain(&cluster, 3, round).await?;
-    }
+    drain(&cluster, 3, (0, QUEUED + ENTRIES)).await?;
     cluster.node_mut(1).start()?;
     cluster.all_ready().await?;
     cluster.finish().await
@@ -103,12 +108,12 @@ fn payload(round: usize, number: usize) -> Vec<u8> {
     payload
 }
 
-/// Reads what [`fill`] queued in this round, each publisher's messages in order.
-async fn drain(cluster: &Cluster, node: usize, round: usize) -> Result<()> {
+/// Reads the messages that were queued in a round, each publisher's in order.
+async fn drain(cluster: &Cluster, node: usize, (round, count): (usize, usize)) -> Result<()> {
     let mut reader = reader(cluster, node).await?;
     ensure!(reader.session_present(), "the session is gone");
     let mut next = std::collections::BTreeMap::new();
-    for got in 0..QUEUED {
+    for got in 0..count {
         let message = reader.next().await.with_context(|| format!("round {round}: {got} came"))?;
         let due: &mut usize = next.entry(message.topic.clone()).or_default();
         ensure!(message.payload == payload(round, *due), "{} {due} was due: {message:?}", message.topic);
