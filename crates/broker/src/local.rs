@@ -203,7 +203,7 @@ impl Receiver for LaneReceiver {
             local.deliver(&targets.local, &message, &mut acceptance);
         }
         for group in targets.groups.iter().filter(|group| groups.contains(&group.filter)) {
-            if let Some(Pick::Local(index)) = self.picker.pick(group, &message)
+            if let Some(Pick::Local(index)) = self.picker.pick(group, &message, |_| false)
                 && !local.is_repeat(&message, Some(&group.filter))
             {
                 local.deliver_member(group, index, &message, &mut acceptance);

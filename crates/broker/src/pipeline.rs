@@ -12,8 +12,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 use zwerm_cluster::forward::{Lane, Target};
-use zwerm_cluster::receipt::{Bell, Receipt};
-use zwerm_cluster::{Cluster, ShardError};
+use zwerm_cluster::receipt::{Bell, Receipt, Ticket};
+use zwerm_cluster::{Cluster, NodeId, ShardError};
 use zwerm_routing::Destination;
 use zwerm_wire::{QoS, ReasonCode, TopicFilter};
 
@@ -35,9 +35,52 @@ enum Stage {
     /// To be routed.
     ToRoute(Arc<Message>),
     /// Some lanes were full: these are left.
-    Stalled(Arc<Message>, Destinations, Option<Receipt>),
+    Stalled(Arc<Message>, Destinations, Routed),
     /// Handed to everything that wants it.
-    Routed(Option<Receipt>, ReasonCode),
+    Routed(Routed),
+}
+
+/// What a message waits for that was handed to everything that wants it.
+#[derive(Debug)]
+struct Routed {
+    receipt: Option<Receipt>,
+    reason: ReasonCode,
+    /// What was handed to members of shared subscriptions on other nodes.
+    shared: Option<Box<Shared>>,
+}
+
+/// A member's node may die before it has accepted: then another member is picked.
+#[derive(Debug)]
+struct Shared {
+    message: Arc<Message>,
+    handed: SmallVec<[(Receipt, Vec<TopicFilter>); 1]>,
+}
+
+impl Routed {
+    fn done(reason: ReasonCode) -> Self {
+        Self { receipt: None, reason, shared: None }
+    }
+
+    /// Everything has accepted or refused.
+    fn is_complete(&self) -> bool {
+        let handed = self.shared.iter().flat_map(|shared| &shared.handed);
+        let mut receipts = self.receipt.iter().chain(handed.map(|(receipt, _)| receipt));
+        receipts.all(Receipt::is_complete)
+    }
+
+    /// Shared subscriptions whose picked member is gone, with its node.
+    fn bereft(&self) -> Option<(Arc<Message>, Vec<TopicFilter>)> {
+        let shared = self.shared.as_ref()?;
+        let refused = shared.handed.iter().filter(|(receipt, _)| receipt.has_failed());
+        let groups: Vec<TopicFilter> = refused.flat_map(|(_, groups)| groups.clone()).collect();
+        (!groups.is_empty()).then(|| (Arc::clone(&shared.message), groups))
+    }
+
+    /// What the publisher is told.
+    fn reason(&self) -> ReasonCode {
+        let refused = self.receipt.as_ref().is_some_and(Receipt::has_failed);
+        if refused { ReasonCode::ImplementationSpecificError } else { self.reason }
+    }
 }
 
 /// Other nodes, and shards, that a message goes to.
@@ -133,15 +176,19 @@ impl<T> Pipeline<T> {
         self.advance();
         loop {
             let first = self.pending.front()?;
-            let Stage::Routed(receipt, reason) = &first.stage else { return None };
-            let (reason, routed_by) = (*reason, first.routed_by);
+            let Stage::Routed(routed) = &first.stage else { return None };
+            let (reason, routed_by) = (routed.reason(), first.routed_by);
             // The lease first: the incarnation that holds it is no older than the one that routes.
             let holds = self.cluster.lease.is_valid();
             let routing = self.cluster.lease.routing();
             let is_outdated = routed_by.is_some() && routing.is_some() && routing != routed_by;
             if !is_outdated {
-                let is_complete = receipt.as_ref().is_none_or(Receipt::is_complete);
-                if !is_complete || !holds || routing.is_none() {
+                if !routed.is_complete() || !holds || routing.is_none() {
+                    return None;
+                }
+                if let Some((message, groups)) = routed.bereft() {
+                    self.route_again(message, &groups, reason);
+                    // Whatever it waits for now rings the bell.
                     return None;
                 }
             }
@@ -151,6 +198,22 @@ impl<T> Pipeline<T> {
                 return Some((token, reason));
             }
         }
+    }
+
+    /// Gives the first message to other members of these shared subscriptions.
+    fn route_again(&mut self, message: Arc<Message>, groups: &[TopicFilter], reason: ReasonCode) {
+        self.local.counters.redispatched.add(1);
+        let mut stage = self.route(message, Some(groups), true);
+        if let Stage::Routed(routed) | Stage::Stalled(_, _, routed) = &mut stage {
+            // Nobody is left is no news to a publisher whose message went to others, too.
+            routed.reason = reason;
+        }
+        if let Some(first) = self.pending.front_mut() {
+            // Those behind it are routed: the cursor passes them once this one is.
+            first.stage = stage;
+            self.routed = 0;
+        }
+        self.bell.ring();
     }
 
     fn pop(&mut self) -> Option<Pending<T>> {
@@ -174,7 +237,7 @@ impl<T> Pipeline<T> {
                     self.full = self.cluster.shard_of(message.topic()).map(Full::Shard);
                     return;
                 }
-                Err(_) => pending.stage = Stage::Routed(None, ReasonCode::ImplementationSpecificError),
+                Err(_) => pending.stage = Stage::done(ReasonCode::ImplementationSpecificError),
             }
         }
     }
@@ -190,17 +253,17 @@ impl<T> Pipeline<T> {
         if begins {
             pending.routed_by = Some(incarnation);
         }
-        let placeholder = Stage::Routed(None, ReasonCode::Success);
+        let placeholder = Stage::done(ReasonCode::Success);
         let stage = match std::mem::replace(&mut pending.stage, placeholder) {
             Stage::ToRoute(message) => self.route(message, only.as_deref(), acknowledged),
             Stage::Storing(message, receipt) if receipt.is_complete() => {
                 if receipt.has_failed() {
-                    Stage::Routed(None, ReasonCode::QuotaExceeded)
+                    Stage::done(ReasonCode::QuotaExceeded)
                 } else {
                     self.route(message, None, acknowledged)
                 }
             }
-            Stage::Stalled(message, left, receipt) => self.forward(message, left, receipt),
+            Stage::Stalled(message, left, routed) => self.forward(message, left, routed),
             waiting => waiting,
         };
         let routed = stage.is_routed();
@@ -214,16 +277,13 @@ impl<T> Pipeline<T> {
     fn route(&mut self, message: Arc<Message>, only: Option<&[TopicFilter]>, acknowledged: bool) -> Stage {
         if message.expiry(Instant::now()) == Expiry::Expired {
             self.local.counters.dropped_expired.add(1);
-            return Stage::Routed(None, ReasonCode::Success);
+            return Stage::done(ReasonCode::Success);
         }
         let targets = self.resolver.resolve(message.topic(), &self.local.subscriptions);
         if targets.is_empty() {
             self.local.counters.unmatched.add(1);
             let kept = message.retain() || !acknowledged;
-            return Stage::Routed(
-                None,
-                if kept { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers },
-            );
+            return Stage::done(if kept { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers });
         }
         let mut acceptance = Acceptance::new(&self.bell);
         let mut destinations = Destinations::new();
@@ -236,8 +296,9 @@ impl<T> Pipeline<T> {
         }
         let groups =
             targets.groups.iter().filter(|group| only.is_none_or(|only| only.contains(&group.filter)));
+        let lanes = &self.cluster.lanes;
         for group in groups {
-            match self.picker.pick(group, &message) {
+            match self.picker.pick(group, &message, |node| lanes.to(node).is_some()) {
                 Some(Pick::Local(_)) if self.local.is_repeat(&message, Some(&group.filter)) => {}
                 Some(Pick::Local(index)) => {
                     self.local.deliver_member(group, index, &message, &mut acceptance);
@@ -246,43 +307,84 @@ impl<T> Pipeline<T> {
                 None => {}
             }
         }
-        let receipt = acceptance.into_receipt();
-        self.forward(message, destinations, receipt)
+        let routed = Routed { receipt: acceptance.into_receipt(), ..Routed::done(ReasonCode::Success) };
+        self.forward(message, destinations, routed)
     }
 
     /// Hands a message to the lanes of other nodes and the queues of shards, until one is full.
-    fn forward(&mut self, message: Arc<Message>, mut left: Destinations, receipt: Option<Receipt>) -> Stage {
-        let mut acceptance = Acceptance::continued(&self.bell, receipt);
-        let qos = message.qos();
+    fn forward(&mut self, message: Arc<Message>, mut left: Destinations, mut routed: Routed) -> Stage {
+        let mut acceptance = Acceptance::continued(&self.bell, routed.receipt.take());
+        let mut full = None;
         while let Some((destination, target)) = left.last() {
-            let full = match *destination {
-                // No lane: the node is down, and with it the sessions that wanted the message.
-                Destination::Node(node) => self.cluster.lanes.to(node).and_then(|lane| {
-                    let ticket = || (qos != QoS::AtMostOnce).then(|| acceptance.ticket());
-                    let pushed = lane.push(qos, target, message.body(Instant::now()), ticket);
-                    pushed.is_err().then_some(Full::Lane(lane))
-                }),
+            full = match *destination {
+                Destination::Node(node) if target.groups.is_empty() || message.qos() == QoS::AtMostOnce => {
+                    self.to_lane(node, target, &message, || acceptance.ticket())
+                }
+                Destination::Node(node) => {
+                    let receipt = Receipt::new(self.bell.clone());
+                    let full = self.to_lane(node, target, &message, || receipt.ticket());
+                    if full.is_none() {
+                        routed.handed(&message, receipt, target.groups.clone());
+                    }
+                    full
+                }
                 Destination::Shard(shard) => {
                     let enqueue = || message.enqueue(target, self.cluster.now_ms());
                     match self.cluster.enqueue(shard, enqueue, || acceptance.ticket()) {
                         Ok(()) => None,
                         Err(ShardError::Busy) => Some(Full::Shard(shard)),
                         // The node is stopping: not accepted, so never acknowledged.
-                        Err(_) => return Stage::Routed(None, ReasonCode::ImplementationSpecificError),
+                        Err(_) => return Stage::done(ReasonCode::ImplementationSpecificError),
                     }
                 }
             };
             if full.is_some() {
-                self.full = full;
-                return Stage::Stalled(message, left, acceptance.into_receipt());
+                break;
             }
             left.pop();
         }
-        Stage::Routed(acceptance.into_receipt(), ReasonCode::Success)
+        routed.receipt = acceptance.into_receipt();
+        self.full = full;
+        if self.full.is_some() { Stage::Stalled(message, left, routed) } else { Stage::Routed(routed) }
+    }
+
+    /// Hands a message to a lane; `Some` if that is full. A lane that is closed, or is not there, accepts for plain
+    /// subscribers (they went with their node) and refuses for members of shared subscriptions.
+    fn to_lane(
+        &self,
+        node: NodeId,
+        target: &Target,
+        message: &Message,
+        mut ticket: impl FnMut() -> Ticket,
+    ) -> Option<Full> {
+        let qos = message.qos();
+        let Some(lane) = self.cluster.lanes.to(node) else {
+            if qos != QoS::AtMostOnce && !target.groups.is_empty() {
+                ticket().refuse();
+            }
+            return None;
+        };
+        let ticket = || (qos != QoS::AtMostOnce).then(&mut ticket);
+        let pushed = lane.push(qos, target, message.body(Instant::now()), ticket);
+        pushed.is_err().then_some(Full::Lane(lane))
+    }
+}
+
+impl Routed {
+    /// Members of these groups, on another node, were handed the message.
+    fn handed(&mut self, message: &Arc<Message>, receipt: Receipt, groups: Vec<TopicFilter>) {
+        let shared = self.shared.get_or_insert_with(|| {
+            Box::new(Shared { message: Arc::clone(message), handed: SmallVec::new() })
+        });
+        shared.handed.push((receipt, groups));
     }
 }
 
 impl Stage {
+    fn done(reason: ReasonCode) -> Self {
+        Self::Routed(Routed::done(reason))
+    }
+
     fn is_routed(&self) -> bool {
         matches!(self, Self::Routed(..))
     }

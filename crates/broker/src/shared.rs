@@ -9,6 +9,7 @@ use std::hash::{BuildHasher, Hash};
 
 use foldhash::fast::{FixedState, RandomState};
 use smallvec::SmallVec;
+use zwerm_cluster::NodeId;
 use zwerm_cluster::forward::Origin;
 use zwerm_routing::Destination;
 use zwerm_wire::{QoS, TopicFilter};
@@ -53,9 +54,14 @@ impl Picker {
         Self { strategy, sticky: HashMap::default(), turns: HashMap::default() }
     }
 
-    /// Picks a member; `None` only if the group has none.
-    pub(crate) fn pick(&mut self, group: &Group, message: &Message) -> Option<Pick> {
-        let members = Members::of(group, message.qos());
+    /// Picks a member; `None` if the group has none on a node that `is_up`, and none that is durable.
+    pub(crate) fn pick(
+        &mut self,
+        group: &Group,
+        message: &Message,
+        is_up: impl Fn(NodeId) -> bool,
+    ) -> Option<Pick> {
+        let members = Members::of(group, message.qos(), is_up);
         let (local, total) = (members.local.len(), members.len());
         if total == 0 {
             return None;
@@ -122,13 +128,13 @@ struct Members<'a> {
 
 impl<'a> Members<'a> {
     /// Of those that are there; of those that are away if nobody is.
-    fn of(group: &'a Group, qos: QoS) -> Self {
+    fn of(group: &'a Group, qos: QoS, is_up: impl Fn(NodeId) -> bool) -> Self {
         let local = group.local.iter().enumerate();
         let local = local.filter(|(_, copy)| copy.qos_of(qos).is_some()).map(|(index, _)| index).collect();
         let mut members = Self { group, local, elsewhere: SmallVec::new() };
         members.elsewhere.extend(group.elsewhere.iter().filter_map(|&(destination, interest)| {
             let there = match destination {
-                Destination::Node(_) if wants(interest, qos) => interest.members,
+                Destination::Node(node) if wants(interest, qos) && is_up(node) => interest.members,
                 Destination::Shard(_) if qos != QoS::AtMostOnce => interest.online,
                 Destination::Node(_) | Destination::Shard(_) => 0,
             };

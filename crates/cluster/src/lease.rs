@@ -54,9 +54,9 @@ pub struct LeaseConfig {
 impl Default for LeaseConfig {
     fn default() -> Self {
         Self {
-            interval: Duration::from_millis(300),
-            ttl: Duration::from_millis(1_600),
-            margin: Duration::from_millis(300),
+            interval: Duration::from_millis(250),
+            ttl: Duration::from_millis(1_300),
+            margin: Duration::from_millis(200),
         }
     }
 }

@@ -66,3 +66,23 @@ async fn sticky_and_the_hash_of_the_client_take_one_member() {
         assert_eq!(counts.iter().filter(|count| **count > 0).count(), 1, "{strategy:?}: {counts:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_on_its_way_to_a_member_whose_node_dies_goes_to_another() {
+    let world = Brokers::formed(Config::default()).await;
+    let group = || vec![line("$share/g/t", QoS::AtLeastOnce)];
+    let mut dying = world.client(3, "dying").await;
+    dying.subscribe(group(), 0).await;
+    let mut away = world.durable(2, "away").await;
+    away.subscribe(group(), 0).await;
+    away.leave().await;
+    let mut publisher = world.client(1, "p").await;
+    world.isolate(3);
+    publisher.offer(publish("t", "x", QoS::AtLeastOnce, 1));
+    publisher.until("the acknowledgement", |client| !client.accepted.is_empty()).await;
+    let mut away = world.durable(2, "away").await;
+    assert_eq!(away.payloads(1).await, ["x"]);
+    world.rejoin(3);
+    world.ready().await;
+    world.end().await;
+}

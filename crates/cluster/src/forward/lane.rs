@@ -70,13 +70,21 @@ struct Entry {
     target: Target,
     body: Body,
     /// `Some` for QoS 1/2; dropped with the entry when the peer has accepted it.
-    _ticket: Option<Ticket>,
+    ticket: Option<Ticket>,
     qos: QoS,
     /// When it was taken, if it expires.
     taken: Option<Instant>,
 }
 
 impl Entry {
+    /// The peer is gone. So are its plain subscribers, which accepts for them; of a shared subscription another
+    /// member may be elsewhere, so its publisher is told.
+    fn bereave(self) {
+        if let Some(ticket) = self.ticket.filter(|_| !self.target.groups.is_empty()) {
+            ticket.refuse();
+        }
+    }
+
     fn waited_ms(&self) -> u64 {
         let waited = self.taken.map_or(Duration::ZERO, |taken| taken.elapsed());
         u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)
@@ -124,7 +132,7 @@ impl Lane {
     }
 
     /// Takes a message. The ticket of a QoS 1/2 message is dropped when the peer has accepted it, or when
-    /// the peer is gone.
+    /// the peer is gone; then it is refused if it was for members of shared subscriptions.
     ///
     /// # Errors
     /// [`LaneFull`], for QoS 1/2 only; nothing was taken.
@@ -137,6 +145,10 @@ impl Lane {
     ) -> Result<(), LaneFull> {
         let mut state = self.state.lock();
         if state.closed {
+            drop(state);
+            if let Some(ticket) = ticket().filter(|_| !target.groups.is_empty()) {
+                ticket.refuse();
+            }
             return Ok(());
         }
         let held = state.queue.len() + state.unaccepted.len();
@@ -155,7 +167,7 @@ impl Lane {
             sequence,
             target: target.clone(),
             body: body.clone(),
-            _ticket: ticket(),
+            ticket: ticket(),
             qos,
             taken: body.expires().then(Instant::now),
         });
@@ -201,7 +213,7 @@ impl Lane {
         state.bytes = 0;
         drop(state);
         // Tickets ring bells: not under the lock.
-        drop(released);
+        released.0.into_iter().chain(released.1).for_each(Entry::bereave);
         self.more.notify_one();
         self.room.notify_waiters();
     }
