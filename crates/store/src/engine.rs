@@ -40,6 +40,11 @@ pub trait Engine: Send + Sync + 'static {
     /// does not change that (the kernel reports a lost page once): the caller must stop promising.
     fn sync(&self) -> Result<(), StoreError>;
 
+    /// What [`sync`](Self::sync) waits for.
+    fn sync_mode(&self) -> SyncMode {
+        SyncMode::Fsync
+    }
+
     /// Bytes the engine occupies.
     ///
     /// # Errors

@@ -80,6 +80,7 @@ fn sync_calls_fdatasync_each_time_unless_told_to_leave_it_to_the_operating_syste
     for (mode, expected) in [(SyncMode::Fsync, 3), (SyncMode::Os, 0)] {
         let dir = tempfile::tempdir().unwrap();
         let (engine, probe) = probed(dir.path(), mode, u32::MAX);
+        assert_eq!(engine.sync_mode(), mode);
         for round in 0..3_u8 {
             put(&engine, [1, round], &b"v"[..]);
             engine.sync().unwrap();
@@ -137,6 +138,44 @@ fn no_value_goes_to_the_blob_files_that_are_never_synced() {
     }
     let blobs = std::fs::read_dir(dir.path().join("blobs")).map_or(0, Iterator::count);
     assert_eq!(blobs, 0);
+}
+
+/// Deletes the keys of a range as those do who purge: they look for what they delete.
+fn purge(engine: &SledEngine, from: &[u8], to: &[u8]) {
+    loop {
+        let found = engine.scan(from, to, 8, false).unwrap();
+        if found.is_empty() {
+            return;
+        }
+        let mut batch = Batch::new();
+        found.into_iter().for_each(|(key, _)| batch.delete(key));
+        engine.commit(batch).unwrap();
+    }
+}
+
+#[test]
+fn the_disk_is_given_back_when_what_it_held_is_deleted_and_a_log_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = open(dir.path());
+    let key = |space: u8, number: u32| [&[space][..], &number.to_be_bytes()].concat();
+    for number in 0..5_000 {
+        put(&engine, key(1, number), vec![number as u8; 16 << 10]);
+    }
+    engine.sync().unwrap();
+    let full = engine.size_on_disk().unwrap();
+    assert!(full > 5_000 * (16 << 10), "{full}");
+    purge(&engine, &key(1, 0), &key(2, 0));
+    let start = std::time::Instant::now();
+    for number in 100.. {
+        let held = engine.size_on_disk().unwrap();
+        if held <= full / 2 {
+            break;
+        }
+        assert!(start.elapsed().as_secs() < 60, "{held} of {full} bytes");
+        put(&engine, key(2, number), vec![1; 10_000]);
+        purge(&engine, &key(2, 0), &key(2, number - 100));
+        engine.sync().unwrap();
+    }
 }
 
 const CHILD: &str = "ZWERM_STORE_TEST_CHILD";
