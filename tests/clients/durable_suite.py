@@ -64,6 +64,16 @@ class Nodes:
         self._ask("start", node)
 
 
+class Durable(Client):
+    """A client whose session outlives its connection."""
+
+    def close(self, **arguments):
+        """Says goodbye when everything received is acknowledged: paho hands a message over before it does that."""
+        if self.paho.is_connected():
+            self.unsubscribe("nothing")
+        super().close(**arguments)
+
+
 class Suite:
     """The checks that both protocol versions share."""
 
@@ -85,7 +95,7 @@ class Suite:
         """A client of node `node` whose session outlives its connection."""
         if self.v5:
             arguments["connect_properties"] = properties(PacketTypes.CONNECT, SessionExpiryInterval=expiry)
-        return Client(self.endpoints[node], client_id, self.v5, clean=False, **arguments)
+        return Durable(self.endpoints[node], client_id, self.v5, clean=False, **arguments)
 
     def discard(self, client_id):
         """Ends a session by a clean start."""
@@ -116,8 +126,9 @@ class Suite:
             with self.durable(node, client_id) as client:
                 expect("session present", client.session_present, True)
                 seen = client.take(len(sent))
-                expect("messages", texts(seen), sent)
-                expect("qos", [m.qos for m in seen], [1 + number % 2 for number in range(20)])
+                # in the order of their quality of service: paho hands a QoS 2 message over at its PUBREL
+                for qos in (1, 2):
+                    expect(f"qos {qos}", texts(m for m in seen if m.qos == qos), sent[qos - 1::2])
                 with self.transient((node + 1) % 3) as publisher:
                     publisher.publish(topic, "live")
                     publisher.publish(topic, "fence")
@@ -192,7 +203,6 @@ class Suite:
         live = self.transient(3 - home - refuge)
         live.subscribe(topic, 2)
         publisher = self.durable(home, client_id)
-        publisher.paho.max_inflight_messages_set(100)
         sent = [str(number) for number in range(COUNT)]
         mids = [publisher.publish(topic, text, 2, wait=False) for text in sent]
         self.kill_when(home, lambda: len(publisher.acknowledged_at) >= COUNT // 10)
@@ -368,7 +378,7 @@ class Suite5(Suite):
             for number, text in enumerate(sent):
                 publisher.publish(topic, text, 1 + number % 2)
         narrow = properties(PacketTypes.CONNECT, SessionExpiryInterval=LONG, ReceiveMaximum=1)
-        with Client(self.endpoints[2], client_id, True, clean=False, connect_properties=narrow) as client:
+        with Durable(self.endpoints[2], client_id, True, clean=False, connect_properties=narrow) as client:
             expect("messages", texts(client.take(len(sent))), sent)
         self.discard(client_id)
 

@@ -12,6 +12,9 @@ use zwerm_machine::message::{self, Header, MessageError};
 use zwerm_machine::records::{self, Enqueue, Retain};
 use zwerm_wire::{MessageProperties, Protocol, Publish, PublishFrame, QoS, TopicName};
 
+/// Longer than any connection is behind with reading its clock.
+const LONG_DEAD: Duration = Duration::from_secs(60);
+
 /// What a message has left to live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expiry {
@@ -73,7 +76,11 @@ impl Message {
     pub fn recorded(record: &records::Message, now_ms: u64, now: Instant) -> Result<Self, MessageError> {
         let properties = message::properties(record, now_ms)?;
         let left = (record.expires_at_ms > 0).then(|| record.expires_at_ms.saturating_sub(now_ms));
-        let expires_at = left.and_then(|ms| now.checked_add(Duration::from_millis(ms)));
+        let expires_at = left.and_then(|ms| match ms {
+            // Dead for a connection, too, that looked at its clock before it took the message.
+            0 => now.checked_sub(LONG_DEAD).or(Some(now)),
+            _ => now.checked_add(Duration::from_millis(ms)),
+        });
         let (topic, qos) = (message::topic(record)?, message::qos(record)?);
         let publisher = record.publisher.as_str().into();
         Ok(Self::new(publisher, topic, (qos, record.retain), record.payload.clone(), properties, expires_at))
@@ -229,5 +236,20 @@ impl Message {
             properties: self.properties.as_deref(),
         };
         message::record(&self.topic, self.payload.clone(), header, now_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_died_while_it_waited_is_expired_also_by_a_clock_that_was_read_before() {
+        let before = Instant::now();
+        let record = records::Message { topic: "t".to_owned(), expires_at_ms: 1_000, ..Default::default() };
+        let expiry = |now_ms| Message::recorded(&record, now_ms, Instant::now()).unwrap().expiry(before);
+        assert!(matches!(expiry(1_000), Expiry::Expired));
+        assert!(matches!(expiry(9_000), Expiry::Expired));
+        assert!(matches!(expiry(999), Expiry::Left(1)));
     }
 }
