@@ -35,9 +35,17 @@ enum Stage {
     /// To be routed.
     ToRoute(Arc<Message>),
     /// Some lanes were full: these are left.
-    Stalled(Arc<Message>, Destinations, Routed),
+    Stalled(Box<Stalled>),
     /// Handed to everything that wants it.
     Routed(Routed),
+}
+
+/// A message that is handed to some of what wants it.
+#[derive(Debug)]
+struct Stalled {
+    message: Arc<Message>,
+    left: Destinations,
+    routed: Routed,
 }
 
 /// What a message waits for that was handed to everything that wants it.
@@ -204,9 +212,11 @@ impl<T> Pipeline<T> {
     fn route_again(&mut self, message: Arc<Message>, groups: &[TopicFilter], reason: ReasonCode) {
         self.local.counters.redispatched.add(1);
         let mut stage = self.route(message, Some(groups), true);
-        if let Stage::Routed(routed) | Stage::Stalled(_, _, routed) = &mut stage {
-            // Nobody is left is no news to a publisher whose message went to others, too.
-            routed.reason = reason;
+        // That nobody is left is no news to a publisher whose message went to others, too.
+        match &mut stage {
+            Stage::Routed(routed) => routed.reason = reason,
+            Stage::Stalled(stalled) => stalled.routed.reason = reason,
+            Stage::ToStore(_) | Stage::Storing(..) | Stage::ToRoute(_) => {}
         }
         if let Some(first) = self.pending.front_mut() {
             // Those behind it are routed: the cursor passes them once this one is.
@@ -263,7 +273,7 @@ impl<T> Pipeline<T> {
                     self.route(message, None, acknowledged)
                 }
             }
-            Stage::Stalled(message, left, routed) => self.forward(message, left, routed),
+            Stage::Stalled(stalled) => self.forward(stalled.message, stalled.left, stalled.routed),
             waiting => waiting,
         };
         let routed = stage.is_routed();
@@ -345,7 +355,10 @@ impl<T> Pipeline<T> {
         }
         routed.receipt = acceptance.into_receipt();
         self.full = full;
-        if self.full.is_some() { Stage::Stalled(message, left, routed) } else { Stage::Routed(routed) }
+        match self.full {
+            Some(_) => Stage::Stalled(Box::new(Stalled { message, left, routed })),
+            None => Stage::Routed(routed),
+        }
     }
 
     /// Hands a message to a lane; `Some` if that is full. A lane that is closed, or is not there, accepts for plain

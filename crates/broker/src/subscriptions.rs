@@ -107,12 +107,12 @@ impl Subscriptions {
         let mut table = self.table.lock();
         let key = subscriber.key;
         let is_new = table.by_session.entry(key).or_default().insert(filter.clone());
-        let old = table.trie.insert(filter, key, Arc::clone(&subscriber));
-        let members = table.members.entry(filter.clone()).or_default();
-        if let Some(old) = old {
+        let Table { trie, members, .. } = &mut *table;
+        let members = members.entry(filter.clone()).or_default();
+        members.add(&subscriber);
+        if let Some(old) = trie.insert(filter, key, subscriber) {
             members.remove(&old);
         }
-        members.add(&subscriber);
         self.publish(&table);
         is_new
     }

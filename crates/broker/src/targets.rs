@@ -69,14 +69,18 @@ pub(crate) fn wants(interest: Interest, published: QoS) -> bool {
     !interest.only_qos0 || published == QoS::AtMostOnce
 }
 
+/// Nodes, each with how it wants a topic.
+type Nodes = SmallVec<[(NodeId, Interest); 4]>;
+type Shards = SmallVec<[u32; 4]>;
+
 /// Everything that wants a topic.
 #[derive(Debug, Default)]
 pub(crate) struct Targets {
     pub(crate) local: Box<[Copy]>,
     /// Other nodes with plain subscribers.
-    pub(crate) nodes: SmallVec<[(NodeId, Interest); 4]>,
+    pub(crate) nodes: Nodes,
     /// Shards with plain subscribers that are durable.
-    pub(crate) shards: SmallVec<[u32; 4]>,
+    pub(crate) shards: Shards,
     pub(crate) groups: Box<[Group]>,
 }
 
@@ -138,10 +142,9 @@ impl Resolver {
     }
 
     /// Nodes and shards with plain subscribers, each once however many of its filters match.
-    fn elsewhere(&self) -> (SmallVec<[(NodeId, Interest); 4]>, SmallVec<[u32; 4]>) {
+    fn elsewhere(&self) -> (Nodes, Shards) {
         let own = self.cluster.as_ref().map(|cluster| cluster.own.id);
-        let mut nodes: SmallVec<[(NodeId, Interest); 4]> = SmallVec::new();
-        let mut shards = SmallVec::new();
+        let (mut nodes, mut shards) = (Nodes::new(), Shards::new());
         for &(destination, interest) in &self.routes.plain {
             match destination {
                 Destination::Node(node) if Some(node) != own => {
