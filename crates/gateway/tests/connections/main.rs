@@ -9,6 +9,8 @@
     reason = "tests"
 )]
 
+#[path = "../../../cluster/tests/clusters/disk.rs"]
+mod disk;
 #[path = "../../../cluster/tests/clusters/fixture.rs"]
 mod fixture;
 
