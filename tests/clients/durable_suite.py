@@ -69,7 +69,7 @@ class Durable(Client):
 
     def close(self, **arguments):
         """Says goodbye when everything received is acknowledged: paho hands a message over before it does that."""
-        if self.paho.is_connected():
+        if self.paho.is_connected() and not self.disconnected.is_set():
             self.unsubscribe("nothing")
         super().close(**arguments)
 

@@ -87,8 +87,9 @@ impl Moving {
         let number: usize = message.text().parse()?;
         ensure!(number <= self.next, "client {} waits for {}: {message:?}", self.number, self.next);
         self.client.acknowledge(&message).await?;
-        self.next += usize::from(number == self.next);
-        Ok(number + 1 == self.next)
+        let is_due = number == self.next;
+        self.next += usize::from(is_due);
+        Ok(is_due)
     }
 
     /// Connects to one of the living nodes and receives a message; how long after the kill it had it.
