@@ -158,6 +158,10 @@ pub(crate) struct LocalDoor(pub(crate) Arc<LocalSessions>);
 
 impl Local for LocalDoor {
     fn kick(&self, client_id: &str, epoch: u64) {
+        #[cfg(feature = "sabotage")]
+        if zwerm_sabotage::is_broken(zwerm_sabotage::Rule::OneOwner) {
+            return;
+        }
         self.0.counters.kicked_taken_over.add(1);
         self.0.clients.kick(client_id, epoch);
     }

@@ -50,6 +50,10 @@ impl Peers {
 
     /// Whether a batch is new. One that is not numbered always is.
     pub(crate) fn turn(&self, batch: &ShardBatch) -> Turn {
+        #[cfg(feature = "sabotage")]
+        if zwerm_sabotage::is_broken(zwerm_sabotage::Rule::ApplyOnce) {
+            return Turn::New;
+        }
         let Some(peer) = self.0.get(&batch.producer_node).filter(|_| batch.sequence > 0) else {
             return Turn::New;
         };

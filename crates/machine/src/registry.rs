@@ -148,6 +148,11 @@ impl Shard {
         if let Some(will) = entry.fire_will(now_ms) {
             let number = self.messages.store_named(&will);
             let bytes = message::weight(&will);
+            #[cfg(feature = "sabotage")]
+            if zwerm_sabotage::is_broken(zwerm_sabotage::Rule::WillOnce) {
+                let message = self.messages.store_named(&will);
+                self.outbox.push(OutboxEntry { message, target: Target::All, bytes });
+            }
             self.outbox.push(OutboxEntry { message: number, target: Target::All, bytes });
         }
     }

@@ -47,6 +47,32 @@ struct Arguments {
     /// No session outlives its connection.
     #[arg(long)]
     transient: bool,
+    /// Breaks a rule of the broker; needs the feature `sabotage`.
+    #[arg(long = "break", value_name = "RULE")]
+    broken: Option<String>,
+}
+
+impl Arguments {
+    /// What a run of one seed is told of it.
+    fn of_each_seed(&self) -> Vec<String> {
+        let transient = self.transient.then(|| "--transient".to_owned());
+        let broken = self.broken.as_ref().map(|rule| format!("--break={rule}"));
+        transient.into_iter().chain(broken).collect()
+    }
+}
+
+#[cfg(feature = "sabotage")]
+fn break_rule(name: &str) -> anyhow::Result<()> {
+    let rule = zwerm_sabotage::Rule::named(name);
+    let rule =
+        rule.ok_or_else(|| anyhow::anyhow!("no rule {name:?}; there are {:?}", zwerm_sabotage::Rule::ALL))?;
+    zwerm_sabotage::break_rule(rule);
+    Ok(())
+}
+
+#[cfg(not(feature = "sabotage"))]
+fn break_rule(_: &str) -> anyhow::Result<()> {
+    anyhow::bail!("only with --features sabotage")
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -57,20 +83,22 @@ fn main() -> anyhow::Result<ExitCode> {
         .with_ansi(false)
         .with_writer(std::io::stderr)
         .init();
+    let options = arguments.of_each_seed();
     let Some(seed) = arguments.seed else {
         let seeds = arguments.seeds.unwrap_or(0..200);
         let seeds = if arguments.forever { seeds.start..u64::MAX } else { seeds };
-        let passed = seeds::run(seeds, arguments.jobs, arguments.transient)?;
+        let passed = seeds::run(seeds, arguments.jobs, &options)?;
         return Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     };
+    arguments.broken.as_deref().map_or(Ok(()), break_rule)?;
     let sessions = if arguments.transient { Sessions::Transient } else { Sessions::Mixed };
     let outcome = world::run(Wanted { seed, is_shown: arguments.trace, sessions })?;
     let passed = outcome.report.verdicts.is_empty() && outcome.troubles.is_empty();
-    show(seed, &outcome, arguments.transient);
+    show(seed, &outcome, &options);
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn show(seed: u64, outcome: &Outcome, transient: bool) {
+fn show(seed: u64, outcome: &Outcome, options: &[String]) {
     let Outcome { hash, simulated, record, report, troubles, theme } = outcome;
     println!(
         "seed {seed}: {:.1} s simulated, trace {hash:016x}, {:?}; {theme}",
@@ -83,7 +111,8 @@ fn show(seed: u64, outcome: &Outcome, transient: bool) {
     troubles.iter().for_each(|trouble| println!("{trouble}"));
     let wrong = report.verdicts.len() + troubles.len();
     if wrong > 0 {
-        let transient = if transient { " --transient" } else { "" };
-        println!("{wrong} wrong; replay: cargo run -p zwerm-sim -- --seed {seed}{transient} --trace");
+        let features = if cfg!(feature = "sabotage") { " --features sabotage" } else { "" };
+        let options: String = options.iter().map(|option| format!(" {option}")).collect();
+        println!("{wrong} wrong; replay: cargo run -p zwerm-sim{features} -- --seed {seed}{options} --trace");
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn parse(text: &str) -> anyhow::Result<Range<u64>> {
 ///
 /// # Errors
 /// A process cannot be started.
-pub(crate) fn run(seeds: Range<u64>, jobs: Option<usize>, transient: bool) -> anyhow::Result<bool> {
+pub(crate) fn run(seeds: Range<u64>, jobs: Option<usize>, options: &[String]) -> anyhow::Result<bool> {
     let jobs = jobs.or_else(|| thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     let (next, failed) = (AtomicU64::new(seeds.start), AtomicBool::new(false));
     let began = Instant::now();
@@ -33,7 +33,7 @@ pub(crate) fn run(seeds: Range<u64>, jobs: Option<usize>, transient: bool) -> an
             if seed >= seeds.end {
                 break;
             }
-            let output = spawn(seed, transient)?.wait_with_output()?;
+            let output = spawn(seed, options)?.wait_with_output()?;
             print!("{}", String::from_utf8_lossy(&output.stdout));
             if !output.status.success() {
                 eprint!("{}", String::from_utf8_lossy(&output.stderr));
@@ -59,9 +59,9 @@ pub(crate) fn run(seeds: Range<u64>, jobs: Option<usize>, transient: bool) -> an
     Ok(!failed)
 }
 
-fn spawn(seed: u64, transient: bool) -> anyhow::Result<Child> {
+fn spawn(seed: u64, options: &[String]) -> anyhow::Result<Child> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["--seed", &seed.to_string()]).args(transient.then_some("--transient"));
+    command.args(["--seed", &seed.to_string()]).args(options);
     command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -59,6 +59,8 @@ pub(crate) struct Client {
     connect_at_ms: u64,
     publish_at_ms: u64,
     habit_at_ms: u64,
+    /// Not before: a refused subscription is tried again after a while.
+    subscribe_at_ms: u64,
     patience_ms: u64,
     /// It will not come back by itself.
     is_gone: bool,
@@ -80,6 +82,7 @@ impl Client {
             connect_at_ms,
             publish_at_ms: 0,
             habit_at_ms: u64::MAX,
+            subscribe_at_ms: 0,
             patience_ms,
             is_gone: false,
         }
@@ -255,7 +258,9 @@ impl Client {
 
     /// What an open connection gives occasion to.
     fn act(&mut self, connection: &mut Connection, now_ms: u64, around: &mut impl Around) {
-        self.subscribe(connection, now_ms, around);
+        if now_ms >= self.subscribe_at_ms {
+            self.subscribe(connection, now_ms, around);
+        }
         if around.is_ending() {
             return;
         }

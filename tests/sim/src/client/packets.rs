@@ -15,6 +15,8 @@ use super::{Around, Client, plan};
 
 /// How long a client takes for an acknowledgement, if it takes its time.
 const SLOW_MS: std::ops::Range<u64> = 1..400;
+/// How long it waits before it tries again what was refused.
+const AGAIN_MS: std::ops::Range<u64> = 100..1_000;
 /// Acknowledgements of a hundred that it takes its time for.
 const SLOW_PERCENT: u64 = 10;
 
@@ -184,6 +186,9 @@ impl Client {
             false => Granted::QoS(*reason as u8),
         });
         let granted: Vec<_> = granted.collect();
+        if granted.contains(&Granted::Refused) {
+            self.subscribe_at_ms = now_ms + self.dice.within(AGAIN_MS);
+        }
         let filters = self.session.subscribing.remove(&suback.packet_id).unwrap_or_default();
         let taken = filters.into_iter().zip(&granted).filter(|(_, granted)| **granted != Granted::Refused);
         self.session.subscribed.extend(taken.map(|(filter, _)| filter));

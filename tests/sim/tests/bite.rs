@@ -1,0 +1,42 @@
+//! The oracle bites: with any of these rules broken, some of a few seeds fails, and for the right reason.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+use std::process::Command;
+
+/// Breaks a rule and says what the first failing seed says.
+fn verdicts(rule: &str, seeds: &str) -> String {
+    let arguments = ["--seeds", seeds, "--break", rule];
+    let output = Command::new(env!("CARGO_BIN_EXE_zwerm-sim")).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!output.status.success(), "nobody noticed: {said}");
+    said
+}
+
+fn says_one_of(said: &str, verdicts: &[&str]) {
+    assert!(verdicts.iter().any(|verdict| said.contains(verdict)), "another reason: {said}");
+}
+
+#[test]
+fn an_acknowledgement_before_all_have_accepted_is_found() {
+    says_one_of(&verdicts("AcknowledgeWhenSafe", "0..20"), &["P1 Lost", "P2 Lost", "P4 Lost"]);
+}
+
+#[test]
+fn a_batch_that_is_applied_twice_is_found() {
+    says_one_of(&verdicts("ApplyOnce", "0..40"), &["P2 Twice", "P6 WillTwice"]);
+}
+
+#[test]
+fn an_old_owner_that_goes_on_is_found() {
+    says_one_of(&verdicts("OneOwner", "0..40"), &["P3 OldOwner"]);
+}
+
+#[test]
+fn a_suback_before_all_nodes_route_is_found() {
+    says_one_of(&verdicts("RouteBarrier", "0..40"), &["P4 Lost", "P2 Lost", "P1 Lost"]);
+}
+
+#[test]
+fn a_will_that_is_published_twice_is_found() {
+    says_one_of(&verdicts("WillOnce", "0..20"), &["P6 WillTwice"]);
+}
