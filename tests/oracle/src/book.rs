@@ -84,6 +84,9 @@ pub(crate) struct Publication<'h> {
     pub(crate) sent: usize,
     /// From here on it is safe: PUBACK, PUBCOMP, and PUBREC to a transient publisher.
     pub(crate) safe: Option<usize>,
+    /// From here on it is kept, if it is to be retained: PUBACK, and PUBREC to a transient publisher. With
+    /// PUBCOMP a durable one is promised that its message is safe, not yet that it is stored (P5).
+    pub(crate) kept: Option<usize>,
     pub(crate) topic: &'h str,
     pub(crate) qos: u8,
 }
@@ -368,6 +371,7 @@ impl<'h> Reader<'h> {
                     expires: *expires,
                     sent: place,
                     safe: None,
+                    kept: None,
                     topic,
                     qos: *qos,
                 });
@@ -389,8 +393,11 @@ impl<'h> Reader<'h> {
         let Some(publication) = here.or_else(client) else { return };
         let transient = connection.session.is_some_and(|session| self.book.sessions[session].expiry == 0);
         if stage != Stage::PubRec || transient {
-            let safe = &mut self.book.publications[*publication].safe;
-            *safe = safe.or(Some(place));
+            let publication = &mut self.book.publications[*publication];
+            publication.safe = publication.safe.or(Some(place));
+            if transient || stage == Stage::PubAck {
+                publication.kept = publication.kept.or(Some(place));
+            }
         }
     }
 
@@ -441,6 +448,13 @@ impl<'h> Reader<'h> {
             session.ended = session.ended.or(Some(place));
             client.session = None;
         }
+    }
+}
+
+impl Session {
+    /// Whether it outlives its connections.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.expiry > 0
     }
 }
 

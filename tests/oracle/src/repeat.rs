@@ -1,7 +1,8 @@
 //! P2 and P6: a QoS 2 message comes once, and a will comes once.
 //!
 //! In a session, a second PUBLISH is a repeat only under the same packet identifier and before its PUBREL. Of a
-//! shared subscription, a second member may get a message only when the session of the first has ended.
+//! shared subscription, a second member may get a message only when the session of the first has ended; of a
+//! transient one, the cluster may have to believe that earlier than its client does.
 //! Start at [`check`].
 
 use std::collections::{HashMap, HashSet};
@@ -115,8 +116,9 @@ fn twice_in_groups(book: &Book<'_>, first: &HashMap<(usize, u64), &Arrival>) -> 
             got.sort_by_key(|arrival| arrival.event);
             let twice_in = got.windows(2).find_map(|pair| match pair {
                 [one, other] => {
-                    let ended = book.sessions[one.session].ended;
-                    ended.is_none_or(|ended| ended > other.event).then_some((one, other))
+                    let first = &book.sessions[one.session];
+                    let lives = first.ended.is_none_or(|ended| ended > other.event);
+                    (lives && first.is_durable()).then_some((one, other))
                 }
                 _ => None,
             });

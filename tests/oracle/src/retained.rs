@@ -30,7 +30,7 @@ impl Values {
     /// Whether a read that begins at a place may not see a value any more.
     fn is_stale(&self, book: &Book<'_>, value: &Publication<'_>, place: usize) -> bool {
         let newest = self.newest_before(book, place).map(|newest| book.publications[newest].sent);
-        newest.is_some_and(|newest| value.safe.is_some_and(|safe| safe < newest))
+        newest.is_some_and(|newest| value.kept.is_some_and(|kept| kept < newest))
     }
 }
 
@@ -77,7 +77,7 @@ fn values<'h>(book: &Book<'h>) -> BTreeMap<&'h str, Values> {
     for (number, publication) in book.publications.iter().enumerate().filter(|(_, it)| it.retain) {
         let values = topics.entry(publication.topic).or_default();
         values.all.push(number);
-        values.safe.extend(publication.safe.map(|safe| (safe, number)));
+        values.safe.extend(publication.kept.map(|kept| (kept, number)));
     }
     for values in topics.values_mut() {
         values.safe.sort_unstable();
@@ -104,12 +104,12 @@ fn old_value(
         let first = arrival.publication.filter(|publication| seen.insert(*publication));
         let Some(publication) = first else { continue };
         let value = &book.publications[publication];
-        let is_behind = newest.is_some_and(|(sent, _)| value.safe.is_some_and(|safe| safe < sent));
+        let is_behind = newest.is_some_and(|(sent, _)| value.kept.is_some_and(|kept| kept < sent));
         if arrival.retain && (is_behind || values.is_stale(book, value, line.sent)) {
             let other = newest.filter(|_| is_behind).map(|(_, event)| event);
             let newer = values.newest_before(book, line.sent).map(|newest| book.publications[newest].sent);
             let says = format!("the retained message {} of {} is an old value", value.message, value.topic);
-            let events = [Some(value.sent), value.safe, newer, Some(line.sent), other, Some(arrival.event)];
+            let events = [Some(value.sent), value.kept, newer, Some(line.sent), other, Some(arrival.event)];
             return Some(verdict(book, (line, value.message), &says, events));
         }
         if value.retain && newest.is_none_or(|(sent, _)| sent < value.sent) {
@@ -151,7 +151,7 @@ fn missed(
     }
     let says =
         format!("a subscribe saw neither the retained message {} of {topic} nor a newer one", newest.message);
-    let events = [Some(newest.sent), newest.safe, Some(line.sent), Some(acked), None, Some(drained)];
+    let events = [Some(newest.sent), newest.kept, Some(line.sent), Some(acked), None, Some(drained)];
     Some(verdict(book, (line, newest.message), &says, events))
 }
 

@@ -104,12 +104,19 @@ impl Around for Surroundings<'_> {
     }
 }
 
-/// Runs a seed.
+/// Runs a seed, on a thread of its own: what a thread keeps of random numbers begins with it.
 ///
 /// # Errors
 /// The simulation itself cannot go on.
 pub(crate) fn run(wanted: Wanted) -> anyhow::Result<Outcome> {
-    entropy::seed(wanted.seed);
+    let running = std::thread::Builder::new().name(format!("seed {}", wanted.seed)).spawn(move || {
+        entropy::seed(wanted.seed);
+        simulate(wanted)
+    })?;
+    running.join().map_err(|_| anyhow::anyhow!("seed {} panicked", wanted.seed))?
+}
+
+fn simulate(wanted: Wanted) -> anyhow::Result<Outcome> {
     let mut world = World::new(wanted)?;
     let mut troubles = Vec::new();
     if world.until(FORMING_MS, World::is_ready)? {
