@@ -95,8 +95,14 @@ impl Clients {
         self.each(|mailbox| mailbox.bell().ring());
     }
 
+    /// In an order that no hash decides: a simulation must replay.
     fn each(&self, act: impl Fn(&Mailbox)) {
-        self.0.lock().values().filter_map(|slot| slot.live.as_ref()).for_each(|(_, mailbox)| act(mailbox));
+        let live = |(id, slot): (&ByteString, &Slot)| {
+            slot.live.as_ref().map(|(epoch, mailbox)| (*epoch, id.clone(), Arc::clone(mailbox)))
+        };
+        let mut live: Vec<_> = self.0.lock().iter().filter_map(live).collect();
+        live.sort_unstable_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
+        live.iter().for_each(|(_, _, mailbox)| act(mailbox));
     }
 
     /// Connections there are.

@@ -202,8 +202,8 @@ pub enum Ending {
 /// What the oracle is told about a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// How long bytes may be under way to a client: what an old connection may still bring after a newer one
-    /// was acknowledged.
+    /// How long bytes may be under way to a client, and how long a node that the others gave up may not know it:
+    /// what an old connection may still bring after a newer one was acknowledged.
     pub under_way: Duration,
     /// How long after it is due a will may need, once everything is healed.
     pub will_patience: Duration,

@@ -63,10 +63,9 @@ impl Fate<'_, '_> {
         let missed = self.book.subscriptions.iter().find(|line| {
             let session = &self.book.sessions[line.session];
             let drained = session.drained.filter(|drained| self.book.at(*drained) >= due + patience);
-            let ended = self.connection.ended.map_or(usize::MAX, |(place, _)| place);
             line.share.is_none()
                 && !line.no_local
-                && line.acked.is_some_and(|(acked, qos)| acked < ended && qos.min(self.will.qos) > 0)
+                && line.acked.is_some_and(|(acked, qos)| self.watches(acked) && qos.min(self.will.qos) > 0)
                 && drained.is_some_and(|drained| line.until.is_none_or(|until| until > drained))
                 && line.matches(&self.will.topic)
                 && !arrivals.iter().any(|arrival| arrival.session == line.session)
@@ -89,6 +88,13 @@ impl Fate<'_, '_> {
         events.sort_unstable();
         let message = Some(self.will.message);
         Verdict { promise: Promise::P6, breach, client: Arc::clone(client), message, says, events }
+    }
+
+    /// Whether a subscription that was acknowledged here was there before the will can have fired: the cluster may
+    /// give a node up before the clients of that node notice.
+    fn watches(&self, acked: usize) -> bool {
+        let ended = self.connection.ended.map_or(Duration::MAX, |(place, _)| self.book.at(place));
+        acked < self.connection.connect || self.book.at(acked) + self.rules.under_way < ended
     }
 
     /// How long the session can be away before the will fires: it fires at the latest when the session ends.

@@ -255,7 +255,7 @@ impl Nemesis {
         let remedy = match kind {
             Kind::Crash => {
                 if let Some(node) = reach.nodes.iter_mut().find(|node| node.place == place) {
-                    node.crash(self.dice.number());
+                    node.crash(self.dice.fork());
                 }
                 Remedy::Start(place)
             }

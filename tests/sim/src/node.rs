@@ -162,11 +162,14 @@ impl Node {
         });
     }
 
-    /// Ends it as a power cut does: its tasks and connections are gone, and so is what its disk did not sync.
-    pub(crate) fn crash(&mut self, _seed: u64) {
+    /// Ends it as a power cut does: its tasks and connections are gone, and so is what its disk did not sync, but
+    /// for what it happened to have written.
+    pub(crate) fn crash(&mut self, mut dice: Dice) {
         self.net.reset_all(self.place);
         self.life = None;
-        self.engine.crash();
+        let unsynced = u64::try_from(self.engine.unsynced()).unwrap_or_default();
+        let kept = dice.within(0..unsynced + 1);
+        self.engine.crash_keeping(usize::try_from(kept).unwrap_or_default());
     }
 
     /// Takes a connection of a client. False: nobody listens.
