@@ -12,6 +12,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::time::Instant;
+use zwerm_raft::DiskWork;
 use zwerm_store::keyspace::{Formation as FormationSpace, KeySpace};
 use zwerm_store::{Batch, Engine, StoreError};
 
@@ -62,13 +63,20 @@ pub(crate) fn load(engine: &dyn Engine) -> Result<Option<Formation>, StoreError>
     }
 }
 
-async fn save(engine: Arc<dyn Engine>, formation: &Formation) -> Result<(), String> {
+async fn save(
+    engine: Arc<dyn Engine>,
+    disk_work: &DiskWork,
+    formation: &Formation,
+) -> Result<(), String> {
     let mut bytes = vec![FORMAT];
     bytes.extend(formation.encode_to_vec());
     let mut batch = Batch::new();
     batch.put(FormationSpace::key(()), Bytes::from(bytes));
-    let written = tokio::task::spawn_blocking(move || engine.commit(batch).and_then(|()| engine.sync()));
-    match written.await {
+    let write = move || engine.commit(batch).and_then(|()| engine.sync());
+    if matches!(disk_work, DiskWork::Inline(_)) {
+        return write().map_err(|error| error.to_string());
+    }
+    match tokio::task::spawn_blocking(write).await {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     }
@@ -186,7 +194,7 @@ impl Shared {
         if !formation.members.iter().any(|member| member.id == self.own.id) {
             return Err("this node is not among the members".to_owned());
         }
-        save(Arc::clone(&self.engine), &formation).await?;
+        save(Arc::clone(&self.engine), &self.config.raft.disk_work, &formation).await?;
         tracing::info!(
             cluster = formation.cluster_id,
             members = formation.members.len(),
