@@ -189,17 +189,30 @@ impl Node {
         parts.cluster.status().not_ready()
     }
 
-    /// Every group's state as this node has applied it, by the group's name.
-    pub(crate) fn digests(&self) -> Vec<(String, u64)> {
+    /// A hash of every group's state as this node has applied it.
+    pub(crate) fn digests(&self) -> Vec<(Group, u64)> {
         let Some(parts) = self.parts() else { return Vec::new() };
-        let digest = |bytes: Vec<u8>| xxhash_rust::xxh3::xxh3_64(&bytes);
+        let control = xxhash_rust::xxh3::xxh3_64(&parts.cluster.control.state().encode_snapshot());
         let shards = parts.cluster.shard_views();
-        let shards = shards
-            .iter()
-            .map(|(shard, view)| (format!("shard {shard}"), digest(view.state().encode_snapshot())));
-        let control = ("control".to_owned(), digest(parts.cluster.control.state().encode_snapshot()));
-        std::iter::once(control).chain(shards).collect()
+        let shards = shards.iter().map(|(shard, view)| (Group::Shard(*shard), view.state().digest()));
+        std::iter::once((Group::Control, control)).chain(shards).collect()
     }
+
+    /// A group's state as this node has applied it, for people.
+    pub(crate) fn described(&self, group: Group) -> String {
+        let Some(parts) = self.parts() else { return String::new() };
+        match group {
+            Group::Control => format!("{:#?}", parts.cluster.control.state()),
+            Group::Shard(shard) => format!("{:#?}", parts.cluster.shard_view(shard).map(|view| view.state())),
+        }
+    }
+}
+
+/// A Raft group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Group {
+    Control,
+    Shard(u32),
 }
 
 fn broker_config() -> zwerm_broker::Config {

@@ -14,7 +14,7 @@ use crate::dice::Dice;
 use crate::entropy;
 use crate::nemesis::{Nemesis, Reach};
 use crate::net::{End, Net, Place};
-use crate::node::Node;
+use crate::node::{Group, Node};
 use crate::record::Record;
 use crate::workload::{self, Sessions};
 
@@ -28,6 +28,8 @@ const SETTLING_MS: u64 = 60_000;
 const REST_MS: u64 = 13_000;
 /// Longest time that a will may take when nothing is broken.
 const WILL_PATIENCE_MS: u64 = 9_000;
+/// Lines shown of replicas that differ.
+const DIFFERENCES: usize = 40;
 /// Nothing is called calm before nothing was broken for so long.
 const CALM_MS: u64 = 6_000;
 /// How long an old owner may not know of the new one, when news cannot reach it: its lease, and what a stopped
@@ -233,7 +235,7 @@ impl World {
             if self.now_ms >= rested_ms {
                 self.drained();
                 let equal = self.until(SETTLING_MS, Self::is_equal)?;
-                return Ok((!equal).then(|| format!("the replicas differ: {:?}", self.digests())));
+                return Ok((!equal).then(|| self.differences()));
             }
         }
         let waiting = self.clients.iter().filter(|client| !client.is_settled()).map(Client::waits_for);
@@ -256,17 +258,44 @@ impl World {
         self.clients.iter().for_each(|client| client.drained(now_ms, &mut around));
     }
 
-    /// By group: what its replicas hold.
-    fn digests(&self) -> BTreeMap<String, Vec<u64>> {
-        let mut groups: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-        for (group, digest) in self.nodes.iter().flat_map(Node::digests) {
-            groups.entry(group).or_default().push(digest);
+    /// By group: which node holds what.
+    fn digests(&self) -> BTreeMap<Group, Vec<(u64, &Node)>> {
+        let mut groups: BTreeMap<Group, Vec<(u64, &Node)>> = BTreeMap::new();
+        for node in &self.nodes {
+            for (group, digest) in node.digests() {
+                groups.entry(group).or_default().push((digest, node));
+            }
         }
         groups
     }
 
     fn is_equal(&self) -> bool {
-        self.digests().values().all(|digests| digests.windows(2).all(|pair| pair.first() == pair.last()))
+        self.differing().is_empty()
+    }
+
+    /// Groups whose replicas are not equal, with two nodes that differ.
+    fn differing(&self) -> Vec<(Group, [&Node; 2])> {
+        let differing = self.digests().into_iter().filter_map(|(group, digests)| {
+            let (first, one) = digests.first().copied()?;
+            let (_, other) = digests.iter().find(|(digest, _)| *digest != first)?;
+            Some((group, [one, *other]))
+        });
+        differing.collect()
+    }
+
+    /// How they differ, line by line, for people.
+    fn differences(&self) -> String {
+        let mut said = "the replicas differ:\n".to_owned();
+        for (group, nodes) in self.differing() {
+            let [one, other] = nodes.map(|node| node.described(group));
+            let pairs = one.lines().zip(other.lines()).enumerate();
+            let unequal = pairs.filter(|(_, (one, other))| one != other).take(DIFFERENCES);
+            said.push_str(&format!("{group:?} of nodes {:?}\n", nodes.map(|node| node.place)));
+            for (line, (one, other)) in unequal {
+                said.push_str(&format!("  line {line}: {} | {}\n", one.trim(), other.trim()));
+            }
+        }
+        said
     }
 
     fn judge(self, troubles: Vec<String>) -> Outcome {
