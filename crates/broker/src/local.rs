@@ -129,12 +129,19 @@ impl LocalSessions {
             .iter()
             .chain(before)
             .any(|copy| self.deliver_copy(copy, message, Some(&group.filter), acceptance));
-        if !taken && message.qos() != QoS::AtMostOnce {
-            // All here are going this very moment: their messages are given to others, and this one with them.
-            let left = LeftBehind { message: Arc::clone(message), group: group.filter.clone() };
-            if self.left_behind.try_send(left).is_err() {
-                self.counters.dropped_no_member.add(1);
-            }
+        if !taken {
+            self.pass_on(message, &group.filter);
+        }
+    }
+
+    /// No member of a group is here any more: their messages are given to others, and this one with them.
+    fn pass_on(&self, message: &Arc<Message>, group: &TopicFilter) {
+        if message.qos() == QoS::AtMostOnce {
+            return;
+        }
+        let left = LeftBehind { message: Arc::clone(message), group: group.clone() };
+        if self.left_behind.try_send(left).is_err() {
+            self.counters.dropped_no_member.add(1);
         }
     }
 
@@ -206,11 +213,17 @@ impl Receiver for LaneReceiver {
         if plain && !local.is_repeat(&message, None) {
             local.deliver(&targets.local, &message, &mut acceptance);
         }
-        for group in targets.groups.iter().filter(|group| groups.contains(&group.filter)) {
-            if let Some(Pick::Local(index)) = self.picker.pick(group, &message, |_| false)
-                && !local.is_repeat(&message, Some(&group.filter))
-            {
-                local.deliver_member(group, index, &message, &mut acceptance);
+        for filter in &groups {
+            let group = targets.groups.iter().find(|group| group.filter == *filter);
+            let picked = group.map(|group| (group, self.picker.pick(group, &message, |_| false)));
+            match picked {
+                Some((group, Some(Pick::Local(index)))) => {
+                    if !local.is_repeat(&message, Some(filter)) {
+                        local.deliver_member(group, index, &message, &mut acceptance);
+                    }
+                }
+                // The last member left while the message was under way.
+                _ => local.pass_on(&message, filter),
             }
         }
         // Nobody waits for QoS 0, so its copies hand out no tickets.

@@ -193,8 +193,8 @@ impl<T> Pipeline<T> {
             if !is_outdated {
                 let is_complete = routed.is_complete();
                 #[cfg(feature = "sabotage")]
-                let is_complete = is_complete
-                    || zwerm_sabotage::is_broken(zwerm_sabotage::Rule::AcknowledgeWhenSafe);
+                let is_complete =
+                    is_complete || zwerm_sabotage::is_broken(zwerm_sabotage::Rule::AcknowledgeWhenSafe);
                 if !is_complete || !holds || routing.is_none() {
                     return None;
                 }

@@ -38,6 +38,8 @@ pub(crate) struct Connection {
     pub(crate) will: Option<Will>,
     pub(crate) connack: Option<usize>,
     pub(crate) session: Option<usize>,
+    /// The session that it may have ended.
+    replaces: Option<usize>,
     pub(crate) ended: Option<(usize, Ending)>,
     /// The last packet that came on it.
     pub(crate) heard: Option<usize>,
@@ -52,6 +54,8 @@ pub(crate) struct Session {
     expiry: u32,
     /// From here on it may not be there any more.
     pub(crate) ended: Option<usize>,
+    /// From here on it is certainly not there any more, as far as its client can know.
+    pub(crate) gone: Option<usize>,
     /// Until here it has got everything.
     pub(crate) drained: Option<usize>,
     heard: Duration,
@@ -219,13 +223,15 @@ impl<'h> Reader<'h> {
     fn connect(&mut self, place: usize, event: &'h Event, clean: bool, asked: (u32, Option<&Will>)) {
         let (expiry, will) = asked;
         let client = self.clients.entry(&event.client).or_default();
-        if let Some(session) = client.session {
-            let session = &mut self.book.sessions[session];
+        let mut replaces = None;
+        if let Some(number) = client.session {
+            let session = &mut self.book.sessions[number];
             // A transient session ends with its connection; with an expiry of 0 this one ends it, too.
             if clean || session.expiry == 0 || expiry == 0 {
                 session.ended = session.ended.or(Some(place));
                 client.maybe |= session.expiry > 0;
                 client.session = None;
+                replaces = Some(number);
             } else {
                 session.expiry = session.expiry.min(expiry);
             }
@@ -239,6 +245,7 @@ impl<'h> Reader<'h> {
             will: will.cloned(),
             connack: None,
             session: None,
+            replaces,
             ended: None,
             heard: None,
             drained: None,
@@ -251,6 +258,10 @@ impl<'h> Reader<'h> {
         let event = &self.book.events[place];
         let connection = &mut self.book.connections[number];
         connection.connack = Some(place);
+        let replaced = connection.replaces.map(|session| &mut self.book.sessions[session]);
+        if let Some(replaced) = replaced {
+            replaced.gone = replaced.gone.or(Some(place));
+        }
         let expiry = overruled.unwrap_or(connection.expiry);
         let Some(client) = self.clients.get_mut(&*connection.client) else { return };
         let before = client.session.take();
@@ -283,13 +294,21 @@ impl<'h> Reader<'h> {
                     verdict(Promise::P1, "its session is gone");
                 }
                 session.ended = session.ended.or(Some(connection.connect));
+                session.gone = session.gone.or(Some(place));
                 None
             }
             (false, None) => None,
         };
         let session = continued.unwrap_or_else(|| {
             let client = Arc::clone(&event.client);
-            self.book.sessions.push(Session { client, expiry, ended: None, drained: None, heard: event.at });
+            self.book.sessions.push(Session {
+                client,
+                expiry,
+                ended: None,
+                gone: None,
+                drained: None,
+                heard: event.at,
+            });
             self.book.sessions.len() - 1
         });
         self.book.sessions[session].expiry = expiry;
@@ -446,6 +465,7 @@ impl<'h> Reader<'h> {
         }
         if session.expiry == 0 {
             session.ended = session.ended.or(Some(place));
+            session.gone = session.gone.or(Some(place));
             client.session = None;
         }
     }

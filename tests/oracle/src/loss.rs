@@ -155,7 +155,7 @@ fn lost_of_group(book: &Book<'_>, got: &Got, lines: &[&Subscription<'_>], stream
             possible().any(|line| line.acked.is_some_and(|(acked, qos)| acked < published.sent && qos > 0));
         certain
             && possible().all(|line| stays(&line))
-            && !possible().any(|line| got.all.contains(&(line.session, *publication)))
+            && !lines.iter().any(|line| got.all.contains(&(line.session, *publication)))
     });
     let verdict = |publication: usize| {
         let published = &book.publications[publication];
@@ -186,7 +186,7 @@ fn lost_of_group(book: &Book<'_>, got: &Got, lines: &[&Subscription<'_>], stream
 
 /// Whether a member may have been given what was published then or later.
 fn may_get(book: &Book<'_>, line: &Subscription<'_>, sent: usize) -> bool {
-    let gone = [line.until, book.sessions[line.session].ended].into_iter().flatten();
+    let gone = [line.until, book.sessions[line.session].gone].into_iter().flatten();
     gone.min().is_none_or(|gone| gone > sent)
 }
 

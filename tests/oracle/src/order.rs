@@ -1,20 +1,21 @@
 //! P9: what one publisher sends to one topic with one QoS arrives in that order.
 //!
 //! Repeats are excepted, so only the first arrival of a message counts; a retained message that was read at a
-//! subscribe is no part of the stream; a member of a shared subscription is promised no order.
+//! subscribe is no part of the stream, nor is what was published before the subscribe was answered and comes late; a
+//! member of a shared subscription is promised no order.
 //! Start at [`check`].
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::book::Book;
+use crate::book::{Book, Subscription};
 use crate::report::{Breach, Promise, Verdict};
 
 /// Finds what was overtaken.
 pub(crate) fn check(book: &Book<'_>) -> Vec<Verdict> {
-    let mut shared: HashMap<usize, Vec<usize>> = HashMap::new();
-    for (number, line) in book.subscriptions.iter().enumerate().filter(|(_, line)| line.share.is_some()) {
-        shared.entry(line.session).or_default().push(number);
+    let mut lines_of: HashMap<usize, Vec<usize>> = HashMap::new();
+    for (number, line) in book.subscriptions.iter().enumerate() {
+        lines_of.entry(line.session).or_default().push(number);
     }
     let mut seen = HashSet::new();
     // By session, stream and the QoS it came with: the newest publication and where it came.
@@ -25,8 +26,11 @@ pub(crate) fn check(book: &Book<'_>) -> Vec<Verdict> {
             continue;
         };
         let published = &book.publications[publication];
-        let lines = shared.get(&arrival.session).map_or(&[][..], Vec::as_slice);
-        if lines.iter().any(|line| book.subscriptions[*line].matches(published.topic)) {
+        let lines = lines_of.get(&arrival.session).map_or(&[][..], Vec::as_slice);
+        let lines = lines.iter().map(|line| &book.subscriptions[*line]);
+        let mut matching = lines.filter(|line| line.matches(published.topic));
+        let is_owed = |line: &Subscription<'_>| line.acked.is_some_and(|(acked, _)| acked < published.sent);
+        if matching.clone().any(|line| line.share.is_some()) || !matching.any(is_owed) {
             continue;
         }
         let place = newest
