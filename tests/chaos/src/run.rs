@@ -73,8 +73,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.keep.is_some() {
         write_history(&dir.join("history.txt"), &history, &placed)?;
     }
-    let rules =
-        Rules { under_way: UNDER_WAY, will_patience: WILL_PATIENCE, clock_slack: Duration::from_secs(1) };
+    let rules = Rules { under_way: UNDER_WAY, will_patience: WILL_PATIENCE, ..Rules::default() };
     let verdicts = check(&history, &rules);
     let report = Report::new(surroundings, &course, &history, &verdicts);
     print!("{report}");

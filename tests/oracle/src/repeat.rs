@@ -9,11 +9,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::book::{Arrival, Book};
-use crate::history::What;
+use crate::history::{Rules, What};
 use crate::report::{Breach, Promise, Verdict};
 
 /// Finds what came twice.
-pub(crate) fn check(book: &Book<'_>) -> Vec<Verdict> {
+pub(crate) fn check(book: &Book<'_>, rules: &Rules) -> Vec<Verdict> {
     let releases = releases(book);
     let mut first: HashMap<(usize, u64), &Arrival> = HashMap::new();
     let mut verdicts = Vec::new();
@@ -35,7 +35,9 @@ pub(crate) fn check(book: &Book<'_>) -> Vec<Verdict> {
             verdicts.push(twice(book, before, arrival));
         }
     }
-    verdicts.extend(twice_in_groups(book, &first));
+    if rules.shared_once {
+        verdicts.extend(twice_in_groups(book, &first));
+    }
     verdicts
 }
 
