@@ -63,11 +63,7 @@ pub(crate) fn load(engine: &dyn Engine) -> Result<Option<Formation>, StoreError>
     }
 }
 
-async fn save(
-    engine: Arc<dyn Engine>,
-    disk_work: &DiskWork,
-    formation: &Formation,
-) -> Result<(), String> {
+async fn save(engine: Arc<dyn Engine>, disk_work: &DiskWork, formation: &Formation) -> Result<(), String> {
     let mut bytes = vec![FORMAT];
     bytes.extend(formation.encode_to_vec());
     let mut batch = Batch::new();
