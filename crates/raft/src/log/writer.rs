@@ -48,6 +48,29 @@ pub(crate) enum Work {
     Stop,
 }
 
+impl Work {
+    fn group(&self) -> Option<u32> {
+        match self {
+            Self::Append { log, .. } => Some(log.group()),
+            Self::Vote { group, .. } | Self::Truncate { group, .. } | Self::Purge { group, .. } => {
+                Some(*group)
+            }
+            Self::Stop => None,
+        }
+    }
+}
+
+/// How far a group's log is committed, not yet written; it needs no sync and no answer.
+#[derive(Debug, Default)]
+struct Committed {
+    /// Requests that the group has submitted.
+    submitted: u64,
+    /// The id, and how many had been submitted then: the entries up to it are among them. Written before those
+    /// are, a node that stops in between would apply at its next start what its log does not hold yet, or holds
+    /// of an older term.
+    id: Option<(LogId, u64)>,
+}
+
 /// A request and its place in the queue.
 struct Request {
     work: Work,
@@ -58,8 +81,7 @@ struct Request {
 pub(crate) struct Writer {
     requests: mpsc::Sender<Request>,
     slots: Arc<Semaphore>,
-    /// Committed ids not yet written; they need no sync and no answer.
-    committed: Arc<Mutex<BTreeMap<u32, LogId>>>,
+    committed: Arc<Mutex<BTreeMap<u32, Committed>>>,
     counters: Arc<Counters>,
     running: Mutex<Option<Running>>,
 }
@@ -95,6 +117,7 @@ impl Writer {
             engine,
             queue,
             committed: Arc::clone(&committed),
+            taken: BTreeMap::new(),
             counters: Arc::clone(&counters),
             purges: BTreeMap::new(),
             failed: None,
@@ -114,6 +137,9 @@ impl Writer {
     /// Queues work; waits while the queue is full.
     pub(crate) async fn submit(&self, work: Work) -> io::Result<()> {
         let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(io::Error::other)?;
+        if let Some(group) = work.group() {
+            self.committed.lock().entry(group).or_default().submitted += 1;
+        }
         self.send(Request { work, _slot: Some(slot) })
     }
 
@@ -121,9 +147,11 @@ impl Writer {
         self.requests.try_send(request).map_err(|_| io::Error::other("the log writer has stopped"))
     }
 
-    /// Has the committed id of a group written with the next batch.
+    /// Has the committed id of a group written with the first batch behind what the group has submitted.
     pub(crate) fn save_committed(&self, group: u32, id: LogId) {
-        self.committed.lock().insert(group, id);
+        let mut committed = self.committed.lock();
+        let committed = committed.entry(group).or_default();
+        committed.id = Some((id, committed.submitted));
     }
 
     /// What was done since the start.
@@ -162,7 +190,9 @@ fn spawn_thread(worker: Worker) -> io::Result<std::thread::JoinHandle<()>> {
 struct Worker {
     engine: Arc<dyn Engine>,
     queue: mpsc::Receiver<Request>,
-    committed: Arc<Mutex<BTreeMap<u32, LogId>>>,
+    committed: Arc<Mutex<BTreeMap<u32, Committed>>>,
+    /// Requests taken of each group.
+    taken: BTreeMap<u32, u64>,
     counters: Arc<Counters>,
     /// Groups whose purged records are not all deleted yet, and up to where.
     purges: BTreeMap<u32, u64>,
@@ -223,6 +253,9 @@ impl Worker {
     }
 
     fn add(&mut self, work: Work, batch: &mut Batch, waiting: &mut Vec<Waiting>) -> Result<(), StoreError> {
+        if let Some(group) = work.group() {
+            *self.taken.entry(group).or_default() += 1;
+        }
         match work {
             Work::Append { log, entries, generation, done } => {
                 let next = entries.last().map_or(0, |entry| entry.log_id.index + 1);
@@ -250,8 +283,11 @@ impl Worker {
 
     /// Commits the batch (and what may go with any batch), syncs if somebody waits for it, and answers.
     async fn flush(&mut self, mut batch: Batch, waiting: Vec<Waiting>) {
-        for (group, id) in std::mem::take(&mut *self.committed.lock()) {
-            disk::put_committed(&mut batch, group, id);
+        for (group, committed) in self.committed.lock().iter_mut() {
+            let taken = self.taken.get(group).copied().unwrap_or_default();
+            if let Some((id, _)) = committed.id.take_if(|(_, submitted)| *submitted <= taken) {
+                disk::put_committed(&mut batch, *group, id);
+            }
         }
         if let Err(error) = self.write(batch, !waiting.is_empty()).await {
             self.fail(&error);

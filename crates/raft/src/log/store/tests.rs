@@ -324,3 +324,25 @@ async fn an_inline_writer_groups_what_waits_and_a_crash_while_the_disk_is_busy_t
     assert_eq!(log.try_get_log_entries(..).await.unwrap(), entries(0..4, 10));
     writer.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_committed_is_written_behind_the_entries_that_are() {
+    let engine: Arc<dyn Engine> = Arc::new(MemoryEngine::new());
+    let delay: crate::DiskDelay = Arc::new(|| Duration::from_secs(1));
+    let writer = Arc::new(Writer::start(Arc::clone(&engine), &DiskWork::Inline(delay)).unwrap());
+    let open = |group| LogStore::open(group, disk(&engine), Arc::clone(&writer), 0, 1 << 20).unwrap();
+    let (mut other, mut log) = (open(8), open(7));
+    // It fills a batch of the writer: what comes behind it waits for the next.
+    other.append(entries(0..6, 1 << 20), IOFlushed::noop()).await.unwrap();
+    log.append(entries(0..3, 10), IOFlushed::noop()).await.unwrap();
+    log.save_committed(Some(id(2))).await.unwrap();
+    let on_disk = || {
+        let restored = disk::restore(engine.as_ref(), 7).unwrap();
+        (restored.last, restored.committed)
+    };
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(on_disk(), (None, None), "the first batch is on its way to the disk");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(on_disk(), (Some(id(2)), Some(id(2))));
+    writer.stop().await;
+}
