@@ -16,8 +16,8 @@ async fn no_promise_is_broken_by_a_minute_of_faults() -> Result<()> {
     let dir = TempDir::with_prefix("zwerm-chaos-test-")?;
     let json = dir.path().join("result.json");
     let mut command = Command::new(env!("CARGO_BIN_EXE_zwerm-chaos"));
-    command.args(["--no-build", "--seconds", "62", "--every", "12", "--pace", "100", "--followers", "12"]);
-    command.arg("--json").arg(&json);
+    command.args(["--no-build", "--seed", "1", "--seconds", "62", "--every", "12"]);
+    command.args(["--pace", "100", "--followers", "12", "--json"]).arg(&json);
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
     let said = String::from_utf8_lossy(&output.stdout);
     println!("{said}{}", String::from_utf8_lossy(&output.stderr));
