@@ -12,7 +12,7 @@
 //!   still anywhere between the two, only makes the holder's lease shorter: a grant that is read too late is for
 //!   a lease that has ended.
 //! * A leader that goes on leading declares a node down a whole lease and a margin after the last heartbeat. The
-//!   margin is for clocks that run at different speed: 200 ms in 1.3 s is far more than clocks differ.
+//!   margin is for clocks that run at different speed: 300 ms in 1.6 s is far more than clocks differ.
 //! * No lease outlasts by more than its length the moment when the leader last asked a quorum whether it leads:
 //!   the age of that answer is taken off the grant. A new leader is elected after that moment, for the quorum
 //!   that elects it says no to the old one from then on; and it waits a whole lease and a margin before it
@@ -54,9 +54,9 @@ pub struct LeaseConfig {
 impl Default for LeaseConfig {
     fn default() -> Self {
         Self {
-            interval: Duration::from_millis(250),
-            ttl: Duration::from_millis(1_300),
-            margin: Duration::from_millis(200),
+            interval: Duration::from_millis(300),
+            ttl: Duration::from_millis(1_600),
+            margin: Duration::from_millis(300),
         }
     }
 }
