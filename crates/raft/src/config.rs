@@ -72,6 +72,11 @@ impl Config {
             max_payload_entries: 4_096,
             // A returning or cut-off node must not depose a healthy leader.
             enable_pre_vote: Some(true),
+            // A leader that restarts stands for election like everybody else. Restored as leader, it would not
+            // know how far its log was committed (that is written a little later than it is true), and
+            // openraft's read index would be the first entry of the old term: a linearizable read could miss
+            // what was acknowledged last.
+            enable_leader_restore: Some(false),
             // A peer that comes back is found again within half a second.
             backoff: "50ms 100ms 200ms ...500ms".into(),
             ..openraft::Config::default()

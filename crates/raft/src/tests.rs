@@ -70,6 +70,26 @@ async fn three_nodes_on_sled_survive_the_leader_and_a_restart_of_all() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_power_cut_of_all_a_linearizable_read_has_what_was_committed_last() {
+    let mut cluster = Cluster::start(3, 1, quick(), Disk::memory).await;
+    let mut proposed = 0;
+    for round in 0..3 {
+        for number in 0..10 {
+            proposed = cluster.propose(&command(100 * round + number, 10)).await.index;
+        }
+        for node in 1..=3 {
+            cluster.kill(node).await;
+        }
+        for node in 1..=3 {
+            cluster.start_node(node).await;
+        }
+        let (node, index) = cluster.linearize().await;
+        assert!(index >= proposed, "node {node} reads at {index}, {proposed} was committed");
+    }
+    cluster.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_missed_a_purge_gets_a_snapshot_in_chunks_and_keeps_it() {
     let config = Config {
         snapshot_after_entries: 30,
@@ -283,9 +303,7 @@ async fn nodes_without_a_thread_of_their_own_elect_replicate_and_restart() {
     let mut commands = Vec::new();
     for round in 0..3 {
         for number in 0..15 {
-            let leads = |status: &crate::GroupStatus| status.leader.is_some();
-            let leader = cluster.wait_status(1, "has a leader", leads).await.leader.unwrap();
-            cluster.wait_status(leader, "leads", |status| status.state == Role::Leader).await;
+            cluster.linearize().await;
             commands.push(command(round * 15 + number, 10));
             let index = cluster.propose(&commands[commands.len() - 1]).await.index;
             all_have(&cluster, &commands, index).await;

@@ -2,7 +2,7 @@
 //! in the engine, as `zwerm.records.v1.Message`.
 //!
 //! A number always has the same bytes and is never used again. Knows no queues, and not how records lie on the
-//! disk ([`MessageLog`](zwerm_store::MessageLog) does). Start at [`MessageStore::get`].
+//! disk ([`MessageLog`] does). Start at [`MessageStore::get`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -253,6 +253,22 @@ impl Cluster {
         soon("a proposal is taken", taken).await
     }
 
+    /// Waits until a linearizable read succeeds: the leader it was read from, and its index.
+    pub(super) async fn linearize(&self) -> (NodeId, u64) {
+        let read = async {
+            loop {
+                for node in self.nodes.keys() {
+                    if let Ok(index) = self.group(*node).linearize().await {
+                        return (*node, index);
+                    }
+                }
+                // Not a yield: a paused clock goes on only when everybody waits.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        soon("a linearizable read", read).await
+    }
+
     /// Waits until a node has applied up to an index.
     pub(super) async fn wait_applied(&self, node: NodeId, index: u64) -> View {
         let mut view = self.nodes[&node].groups[&GROUP].1.clone();
