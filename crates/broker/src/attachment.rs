@@ -127,7 +127,8 @@ pub struct Attachment {
 impl Attachment {
     pub(crate) fn new(inner: Arc<Inner>, owned: Owned, durable: Option<Box<Durable>>) -> Self {
         let Owned { client_id, epoch, incarnation, mailbox } = owned;
-        let pipeline = Pipeline::new(Arc::clone(&inner.local), inner.cluster.clone(), mailbox.bell().clone());
+        let (local, cluster) = (Arc::clone(&inner.local), inner.cluster.clone());
+        let pipeline = Pipeline::new(local, cluster, mailbox.bell().clone(), incarnation);
         let ownership = Ownership {
             key: inner.next_key(),
             inner,

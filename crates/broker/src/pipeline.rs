@@ -4,7 +4,9 @@
 //! several may be on their way to disk. A full lane stops the pipeline until it has room: the publisher
 //! is not read meanwhile. Nothing is routed while this node may not know all routes (it comes back, or was
 //! declared down), and acknowledgements come out in the order in which messages went in, only while this
-//! node holds its lease as the incarnation that routed them. Start at [`Pipeline::admit`].
+//! node holds its lease as the incarnation that routed them. A pipeline routes as one incarnation: what an older
+//! one routed may have missed subscribers, comes again from elsewhere, and must not come behind what followed it
+//! (P9). Start at [`Pipeline::admit`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -120,6 +122,8 @@ pub(crate) struct Pipeline<T> {
     resolver: Resolver,
     picker: Picker,
     bell: Bell,
+    /// The incarnation of this node that it routes as; `None`: as whichever there is.
+    incarnation: Option<u64>,
     pending: VecDeque<Pending<T>>,
     /// Entries before this one are routed.
     routed: usize,
@@ -128,11 +132,18 @@ pub(crate) struct Pipeline<T> {
 }
 
 impl<T> Pipeline<T> {
-    pub(crate) fn new(local: Arc<LocalSessions>, cluster: Cluster, bell: Bell) -> Self {
+    /// Of a publisher that belongs to this incarnation of the node.
+    pub(crate) fn new(local: Arc<LocalSessions>, cluster: Cluster, bell: Bell, incarnation: u64) -> Self {
+        Self { incarnation: Some(incarnation), ..Self::lasting(local, cluster, bell) }
+    }
+
+    /// Of messages that come from no publisher any more, in no order.
+    pub(crate) fn lasting(local: Arc<LocalSessions>, cluster: Cluster, bell: Bell) -> Self {
         let config = &local.config;
         let resolver = Resolver::new(config.overlapping, Some(cluster.clone()));
         let picker = Picker::new(config.shared_strategy);
-        Self { local, cluster, resolver, picker, bell, pending: VecDeque::new(), routed: 0, full: None }
+        let (incarnation, pending) = (None, VecDeque::new());
+        Self { local, cluster, resolver, picker, bell, incarnation, pending, routed: 0, full: None }
     }
 
     /// Takes a message; a token is given back by [`next_accepted`](Self::next_accepted).
@@ -170,6 +181,11 @@ impl<T> Pipeline<T> {
     /// Moves everything as far as it goes.
     pub(crate) fn advance(&mut self) {
         self.full = None;
+        if self.is_outlived() {
+            // Never acknowledged, so whoever sent it sends it again, in order, and elsewhere.
+            self.pending.clear();
+            self.routed = 0;
+        }
         self.store();
         while self.routed < self.pending.len() && self.route_next() {
             self.routed += 1;
@@ -177,6 +193,12 @@ impl<T> Pipeline<T> {
         while self.pending.front().is_some_and(|first| first.token.is_none() && first.stage.is_routed()) {
             self.pop();
         }
+    }
+
+    /// This node routes as a newer incarnation by now.
+    fn is_outlived(&self) -> bool {
+        let routing = self.cluster.lease.routing();
+        self.incarnation.is_some_and(|own| routing.is_some_and(|routing| routing != own))
     }
 
     /// The next acknowledgement that is due.

@@ -5,11 +5,13 @@
 //! Knows no queues. Start at [`Subscribing::subscribe`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytestring::ByteString;
 use futures::FutureExt;
 use futures::future::{BoxFuture, join_all};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::timeout;
 use zwerm_cluster::Routed;
 use zwerm_machine::records::{self, EndReplay, Subscription};
 use zwerm_wire::{
@@ -20,6 +22,9 @@ use crate::broker::Inner;
 use crate::mailbox::Mailbox;
 use crate::replay::{Begun, Budget, Head, Replay, wants_replay};
 use crate::subscriptions::{SessionKey, Subscriber};
+
+/// How long a session that is continued waits for its routes for QoS 0.
+const QOS_0_PATIENCE: Duration = Duration::from_millis(500);
 
 /// One client, as far as it concerns its subscriptions.
 #[derive(Debug, Clone)]
@@ -175,10 +180,23 @@ impl Subscribing {
             self.inner.local.subscriptions.add(&filter, Arc::new(subscriber));
             filters.push((filter, record.since));
         }
-        let here = self.route(filters.iter().map(|(filter, _)| filter.clone()).collect());
+        let here = self.route_soon(filters.iter().map(|(filter, _)| filter.clone()).collect());
         let shard = self.shard_routed(filters.iter().map(|(filter, since)| (filter, *since)));
-        let (here, shard) = tokio::join!(here, shard);
-        here.into_iter().chain(shard).all(|routed| routed)
+        let ((), shard) = tokio::join!(here, shard);
+        shard.into_iter().all(|routed| routed)
+    }
+
+    /// Publishes what this node wants now of each filter, and waits until every node knows, but not for long: a
+    /// node that died keeps all from knowing until it is declared down, and what comes to a durable session this
+    /// way is QoS 0.
+    async fn route_soon(&self, filters: Vec<TopicFilter>) {
+        let (routing, (done, routed)) = (self.clone(), oneshot::channel());
+        self.inner.spawn(async move {
+            routing.route(filters).await;
+            // Who does not wait any more has connected.
+            done.send(()).unwrap_or_default();
+        });
+        drop(timeout(QOS_0_PATIENCE, routed).await);
     }
 
     /// See [`Attachment::unsubscribe`](crate::Attachment::unsubscribe).

@@ -27,6 +27,7 @@ use crate::placement::shard_of;
 use crate::queue::RemoteQueues;
 use crate::replica::{ControlView, ShardView};
 use crate::routes::{self, RouteClient, RouteQueue};
+use crate::settled::Settled;
 use crate::shards::{ShardClient, ShardCounters, ShardError};
 use crate::transport::proto::{Formation, Introduction, KickRequest};
 use crate::transport::{CallError, Dial, Incoming, Peers, serve};
@@ -83,6 +84,7 @@ pub struct Shared {
     /// Publishes this node's routes.
     pub routes: RouteClient,
     pub(crate) barrier: Barrier,
+    pub(crate) settled: Arc<Settled>,
     pub(crate) outbox: mpsc::Sender<OutboxMessage>,
     tasks: TaskTracker,
     /// No lease is kept any more.
@@ -175,6 +177,7 @@ impl Cluster {
             overseer: Overseer::new(),
             routes,
             barrier,
+            settled: Arc::default(),
             outbox,
             tasks,
             leaving: CancellationToken::new(),

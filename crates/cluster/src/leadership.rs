@@ -62,14 +62,15 @@ pub(crate) async fn open_groups(shared: &Arc<Shared>) {
     }
     shared.set_shard_clients(clients);
     let (lanes, peers) = (Arc::clone(&shared.lanes), shared.peers.clone());
-    let before = move |control: &Control| {
+    let before = move |control: &Control, _| {
         control.nodes().for_each(|node| peers.learn(node.id, &node.cluster_addr));
         lanes.follow(control);
     };
     let (own, lease) = (Arc::clone(&shared.own), Arc::clone(&shared.lease));
-    let known = Mutex::default();
-    let after = move |control: &Control| {
+    let (known, settled) = (Mutex::default(), Arc::clone(&shared.settled));
+    let after = move |control: &Control, index| {
         log_changes(&known, control);
+        settled.follow(control, index);
         lease.follow(control, &own);
     };
     let replica = ControlReplica::new(Arc::clone(&shared.control), Box::new(before), Box::new(after));

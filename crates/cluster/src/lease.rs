@@ -192,7 +192,7 @@ async fn keep_with_self(shared: &Shared) -> Result<(), CallError> {
         let beat = clock.next().await;
         sent.note(&beat);
         if let Some(grant) = shared.beat(beat).await {
-            sent.granted(&grant, &shared.lease);
+            shared.granted(&grant, &mut sent);
         }
     }
 }
@@ -210,7 +210,7 @@ async fn keep_with(shared: &Shared, leader: NodeId) -> Result<(), CallError> {
                 beats.try_send(beat).map_err(|_| CallError::Timeout)?;
             }
             grant = grants.next() => match grant {
-                Some(grant) => sent.granted(&grant?, &shared.lease),
+                Some(grant) => shared.granted(&grant?, &mut sent),
                 None => return Ok(()),
             },
         }
@@ -281,6 +281,11 @@ impl<'a> BeatClock<'a> {
 }
 
 impl Shared {
+    fn granted(&self, grant: &Grant, sent: &mut Sent) {
+        self.settled.reached(grant.everywhere);
+        sent.granted(grant, &self.lease);
+    }
+
     /// Becomes a new incarnation when the cluster has given this one up.
     fn rise_if_declared_down(&self) {
         let incarnation = self.own.incarnation();
@@ -311,7 +316,7 @@ mod tests {
     }
 
     fn grant(sequence: u64) -> Grant {
-        Grant { sequence, ttl_ms: u32::try_from(TTL.as_millis()).unwrap() }
+        Grant { sequence, ttl_ms: u32::try_from(TTL.as_millis()).unwrap(), everywhere: 0 }
     }
 
     #[tokio::test(start_paused = true)]

@@ -26,6 +26,7 @@ pub mod receipt;
 mod replica;
 mod retained;
 mod routes;
+mod settled;
 mod shard_routes;
 mod shards;
 mod status;

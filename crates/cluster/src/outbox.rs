@@ -61,6 +61,8 @@ pub struct OutboxMessage {
     pub target: OutboxTarget,
     /// Its place, by which repeats are known.
     pub origin: Origin,
+    /// The shard's publishing begins here, for the first time or again: what it handed on before is over.
+    pub begins: bool,
     /// To be told when all that matters have accepted it; dropped unsent, it is tried again.
     pub published: oneshot::Sender<()>,
 }
@@ -145,7 +147,8 @@ impl Window {
             let (published, done) = oneshot::channel();
             let origin = Origin { shard: self.shard, sequence };
             let target = OutboxTarget::from(&entry.target);
-            let message = OutboxMessage { message, target, origin, published };
+            let begins = self.handed == 0;
+            let message = OutboxMessage { message, target, origin, begins, published };
             outbox.send(message).await.map_err(|_| Stopping)?;
             self.handed = sequence;
             self.waiting.push_back((sequence, done));

@@ -247,7 +247,7 @@ impl Shared {
         }
         let ttl = self.overseer.may_grant(self.config.lease.ttl)?;
         let ttl_ms = u32::try_from(ttl.as_millis()).unwrap_or(u32::MAX);
-        Some(Grant { sequence: beat.sequence, ttl_ms })
+        Some(Grant { sequence: beat.sequence, ttl_ms, everywhere: self.applied_everywhere() })
     }
 
     /// Waits until every node that is up has applied `index` of the control group. False: not the leader
@@ -264,7 +264,7 @@ impl Shared {
             if !group.is_leader() {
                 return false;
             }
-            if self.all_have_applied(index) {
+            if self.applied_everywhere() >= index {
                 return true;
             }
             tokio::select! {
@@ -276,13 +276,14 @@ impl Shared {
         }
     }
 
-    fn all_have_applied(&self, index: u64) -> bool {
+    /// Every node that is up has applied the control group up to here; 0 while one of them was not heard.
+    fn applied_everywhere(&self) -> u64 {
         let seen = self.overseer.seen.lock();
-        let has_applied = |node: &Node| {
-            seen.get(&node.id)
-                .is_some_and(|seen| seen.incarnation == node.incarnation && seen.applied >= index)
+        let applied = |node: &Node| {
+            let heard = seen.get(&node.id).filter(|seen| seen.incarnation == node.incarnation);
+            heard.map_or(0, |seen| seen.applied)
         };
-        self.control.state().nodes().filter(|node| node.up).all(has_applied)
+        self.control.state().nodes().filter(|node| node.up).map(applied).min().unwrap_or_default()
     }
 }
 

@@ -65,8 +65,8 @@ impl ControlView {
     }
 }
 
-/// Called with a new state.
-pub(crate) type OnControl = Box<dyn Fn(&Control) + Send + Sync>;
+/// Called with a new state and the log index that it is of.
+pub(crate) type OnControl = Box<dyn Fn(&Control, u64) + Send + Sync>;
 
 /// [`Control`] under Raft.
 pub(crate) struct ControlReplica {
@@ -85,14 +85,14 @@ impl ControlReplica {
 
     fn publish(&mut self, index: u64) {
         if std::mem::take(&mut self.touched) {
-            (self.before)(&self.machine);
+            (self.before)(&self.machine, index);
             let generation = self.machine.routes().generation();
             if self.view.generation.load(Ordering::Relaxed) != generation {
                 self.view.routes.store(Arc::new(self.machine.routes().clone()));
                 self.view.generation.store(generation, Ordering::Release);
             }
             self.view.state.store(Arc::new(self.machine.clone()));
-            (self.after)(&self.machine);
+            (self.after)(&self.machine, index);
         }
         self.view.applied.send_replace(index);
     }

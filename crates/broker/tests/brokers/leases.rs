@@ -40,6 +40,11 @@ async fn without_a_lease_nothing_is_delivered_or_acknowledged_not_even_afterward
     publisher.take();
     assert_eq!(publisher.accepted.len(), 1, "what was routed by old routes must not be acknowledged");
 
+    // Routed now it would overtake what it followed, which the client sends again from elsewhere (P9).
+    publisher.offer(publish("t", "overtaking", QoS::AtLeastOnce, 4));
+    publisher.take();
+    assert_eq!(publisher.accepted.len(), 1);
+
     let mut next = world.client(3, "next").await;
     assert_eq!(next.publish_accepted(publish("t", "after", QoS::AtLeastOnce, 1)).await, ReasonCode::Success);
     assert_eq!(elsewhere.payloads(1).await, ["after"]);

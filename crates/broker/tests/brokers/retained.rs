@@ -80,11 +80,17 @@ async fn retained_and_other_messages_of_one_publisher_stay_in_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_takes_nothing_holds_only_so_many_replays() {
+    const RETAINED: u16 = 1_200;
     let queue = zwerm_broker::QueueLimits { messages: 2, ..Config::default().queue };
     let world = Brokers::formed(Config { queue, ..Config::default() }).await;
     let mut publisher = world.client(1, "publisher").await;
-    for number in 0..8_u16 {
-        publisher.publish_accepted(retained(&format!("r/{number}"), "v", number + 1)).await;
+    // More than comes with a SUBACK whatever the bounds of the queue.
+    for number in 0..RETAINED {
+        publisher.offer(retained(&format!("r/{number}"), "v", number + 1));
+        if number % 200 == 199 {
+            let accepted = |client: &Client| client.accepted.len() > usize::from(number);
+            publisher.until("all are acknowledged", accepted).await;
+        }
     }
     let mut subscriber = world.client(2, "subscriber").await;
     for _ in 0..4 {
@@ -104,7 +110,8 @@ async fn a_client_that_takes_nothing_holds_only_so_many_replays() {
         .await
         .unwrap();
     assert!(!fifth.is_finished());
-    subscriber.until("five times everything", |client| client.taken.len() == 40).await;
+    let everything = 5 * usize::from(RETAINED);
+    subscriber.until("five times everything", |client| client.taken.len() == everything).await;
     fifth.await.unwrap();
     world.end().await;
 }
