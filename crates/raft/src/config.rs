@@ -41,7 +41,7 @@ impl Default for Config {
             snapshot_after_entries: 10_000,
             snapshot_after_bytes: 64 << 20,
             keep_entries: 1_000,
-            log_cache_bytes: 8 << 20,
+            log_cache_bytes: 4 << 20,
             max_request_bytes: 1 << 20,
             snapshot_chunk_timeout: Duration::from_secs(10),
             propose_timeout: Duration::from_secs(5),

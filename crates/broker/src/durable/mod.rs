@@ -90,8 +90,9 @@ impl Durable {
         }
     }
 
-    /// Takes up to `max` messages from the queue, in order.
+    /// Takes up to `max` messages from the queue, in order; fewer while many acknowledgements are not safe.
     pub(crate) fn take(&mut self, max: usize, into: &mut Vec<Delivery>) {
+        let max = max.min(self.acknowledgements.room());
         let mut batch = std::mem::take(&mut self.batch);
         self.reader.read(self.taken, max, &mut batch);
         for queued in batch.drain(..) {

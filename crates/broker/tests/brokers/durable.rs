@@ -71,6 +71,40 @@ async fn what_was_not_acknowledged_comes_again_as_a_duplicate_under_the_same_ide
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_comes_again_after_the_owners_death_is_bounded_however_fast_the_client_is() {
+    const STEP: usize = 10;
+    let world = Brokers::formed(Config::default()).await;
+    let mut subscriber = world.durable(1, "s").await;
+    subscriber.subscribe(vec![line("t", QoS::AtLeastOnce)], 0).await;
+    subscriber.leave().await;
+    let mut publisher = world.client(2, "p").await;
+    for number in 0..900 {
+        publisher.offer(publish("t", &number.to_string(), QoS::AtLeastOnce, number + 1));
+    }
+    publisher.until("all are acknowledged", |client| client.accepted.len() == 900).await;
+
+    let mut subscriber = world.durable(1, "s").await;
+    // From here on nothing is committed that the client acknowledges; until its lease ends, node 1 delivers.
+    world.isolate(1);
+    while world.cluster(1).lease.is_valid() {
+        let before = subscriber.taken.len();
+        subscriber.attachment.take(STEP, &mut subscriber.taken);
+        for delivery in &subscriber.taken[before..] {
+            subscriber.attachment.acknowledged(delivery.packet_id.unwrap(), Stage::Done);
+        }
+        assert_eq!(subscriber.attachment.next_received(), None);
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let ahead = subscriber.taken.len();
+    assert!(ahead <= 256 + STEP, "{ahead} messages would come again");
+
+    let mut next = world.durable(2, "s").await;
+    assert_eq!(next.payloads(ahead).await[..ahead], subscriber.taken_payloads()[..]);
+    world.rejoin(1);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_qos_2_message_whose_pubrec_is_safe_is_never_sent_again() {
     let world = Brokers::formed(Config::default()).await;
     let mut subscriber = world.durable(1, "s").await;

@@ -15,7 +15,7 @@ use zwerm_raft::{DiskWork, GroupId};
 use zwerm_store::{Engine, MessageLog, MessageReader, StoreError};
 
 /// Bytes of messages kept in memory per shard, besides the disk. Policy: the oldest go first.
-const RECENT_BYTES: usize = 4 << 20;
+const RECENT_BYTES: usize = 2 << 20;
 /// What a message in memory costs beyond its bytes, about.
 const OVERHEAD: usize = 256;
 /// Messages read from disk at a time, at most.

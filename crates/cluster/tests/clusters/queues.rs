@@ -43,7 +43,8 @@ async fn subscribed(world: &Cluster, node: NodeId) -> u64 {
 }
 
 fn shard(world: &Cluster) -> u32 {
-    world.cluster(1).shard_of(CLIENT).unwrap()
+    let any = world.nodes.values().next().unwrap();
+    any.cluster.shard_of(CLIENT).unwrap()
 }
 
 /// The nodes that hold the session's shard, and those that do not.
