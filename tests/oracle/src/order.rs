@@ -1,8 +1,9 @@
 //! P9: what one publisher sends to one topic with one QoS arrives in that order.
 //!
 //! Repeats are excepted, so only the first arrival of a message counts; a retained message that was read at a
-//! subscribe is no part of the stream, nor is what was published before the subscribe was answered and comes late; a
-//! member of a shared subscription is promised no order.
+//! subscribe is no part of the stream, nor is what was published before the subscribe was answered and comes late, nor
+//! what was published when the subscription began to end and is sent again by its publisher when there is a new one;
+//! a member of a shared subscription is promised no order.
 //! Start at [`check`].
 
 use std::collections::{HashMap, HashSet};
@@ -28,9 +29,9 @@ pub(crate) fn check(book: &Book<'_>) -> Vec<Verdict> {
         let published = &book.publications[publication];
         let lines = lines_of.get(&arrival.session).map_or(&[][..], Vec::as_slice);
         let lines = lines.iter().map(|line| &book.subscriptions[*line]);
-        let mut matching = lines.filter(|line| line.matches(published.topic));
+        let matching = lines.filter(|line| line.matches(published.topic));
         let is_owed = |line: &Subscription<'_>| line.acked.is_some_and(|(acked, _)| acked < published.sent);
-        if matching.clone().any(|line| line.share.is_some()) || !matching.any(is_owed) {
+        if matching.clone().any(|line| line.share.is_some()) || !matching.clone().any(is_owed) {
             continue;
         }
         let place = newest
@@ -38,6 +39,10 @@ pub(crate) fn check(book: &Book<'_>) -> Vec<Verdict> {
             .or_insert((publication, arrival.event));
         if place.0 <= publication {
             *place = (publication, arrival.event);
+            continue;
+        }
+        let held_until = |line: &Subscription<'_>| line.until.is_none_or(|until| until > place.1);
+        if !matching.clone().any(|line| is_owed(line) && held_until(line)) {
             continue;
         }
         let overtaking = &book.publications[place.0];

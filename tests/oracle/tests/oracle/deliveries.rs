@@ -161,6 +161,15 @@ fn a_message_that_overtakes_breaks_the_order() {
 }
 
 #[test]
+fn what_a_publisher_sends_again_may_come_late_to_who_did_not_want_it_meanwhile() {
+    let away = || pair().unsubscribe("s", 1, "t/#").publish("p", 1, 1, "t/a", 1).subscribed("s", 1, "t/#");
+    away().sent("p", 2, "t/a").got("s", 1, 2, "t/a").got("s", 1, 1, "t/a").passes();
+    let late = pair().publish("p", 1, 1, "t/a", 1).sent("p", 2, "t/a").got("s", 1, 2, "t/a");
+    let late = late.unsubscribe("s", 1, "t/#").subscribed("s", 1, "t/#").got("s", 1, 1, "t/a");
+    late.fails(Promise::P9, Breach::Reordered, 1);
+}
+
+#[test]
 fn other_topics_and_other_publishers_may_overtake() {
     let sent = pair().transient("q", 1).sent("p", 1, "t/a").sent("p", 2, "t/b").sent("q", 3, "t/a");
     sent.got("s", 1, 3, "t/a").got("s", 1, 2, "t/b").got("s", 1, 1, "t/a").drained("s", 1).passes();
