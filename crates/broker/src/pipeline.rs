@@ -211,7 +211,10 @@ impl<T> Pipeline<T> {
             // The lease first: the incarnation that holds it is no older than the one that routes.
             let holds = self.cluster.lease.is_valid();
             let routing = self.cluster.lease.routing();
-            let is_outdated = routed_by.is_some() && routing.is_some() && routing != routed_by;
+            let is_outdated = self.incarnation.is_some()
+                && routed_by.is_some()
+                && routing.is_some()
+                && routing != routed_by;
             if !is_outdated {
                 let is_complete = routed.is_complete();
                 #[cfg(feature = "sabotage")]
