@@ -4,7 +4,7 @@
 //! A leader that dies leaves entries of its outbox published and not noted, and its successor publishes them again,
 //! perhaps to other destinations: so what came is known one by one, for each part of the shard that it may be for.
 //! A successor begins at the first entry that is not drained, and no leader is further than
-//! [`OUTBOX_WINDOW`](crate::limits::OUTBOX_WINDOW) ahead of that.
+//! [`OUTBOX_WINDOW`] ahead of that.
 
 use std::sync::Arc;
 
