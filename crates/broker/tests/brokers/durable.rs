@@ -252,7 +252,11 @@ async fn a_shared_subscription_gives_to_those_who_are_there_and_else_to_a_durabl
     there.leave().await;
     publish_numbers(&mut publisher, "t", 5..10, QoS::AtLeastOnce).await;
     let mut away = world.durable(3, "away").await;
-    assert_eq!(away.payloads(5).await, numbers(5..10));
+    // The first may have gone to the node of the member that left, and from there to this one: a shared
+    // subscription promises no order.
+    let mut found = away.payloads(5).await;
+    found.sort_unstable();
+    assert_eq!(found, numbers(5..10));
     world.end().await;
 }
 
