@@ -105,7 +105,10 @@ fn show(seed: u64, outcome: &Outcome, options: &[String]) {
         simulated.as_secs_f64(),
         report.counts
     );
-    for verdict in report.verdicts.iter().take(SHOWN) {
+    // What is lost first, what is out of order last.
+    let mut verdicts: Vec<_> = report.verdicts.iter().collect();
+    verdicts.sort_by_key(|verdict| verdict.promise);
+    for verdict in verdicts.into_iter().take(SHOWN) {
         println!("{}", verdict.render(&record.history, CONTEXT));
     }
     troubles.iter().for_each(|trouble| println!("{trouble}"));
