@@ -128,7 +128,7 @@ impl Attachment {
     pub(crate) fn new(inner: Arc<Inner>, owned: Owned, durable: Option<Box<Durable>>) -> Self {
         let Owned { client_id, epoch, incarnation, mailbox } = owned;
         let (local, cluster) = (Arc::clone(&inner.local), inner.cluster.clone());
-        let pipeline = Pipeline::new(local, cluster, mailbox.bell().clone(), incarnation);
+        let pipeline = Pipeline::new(local, cluster, mailbox.bell().clone(), Some(incarnation));
         let ownership = Ownership {
             key: inner.next_key(),
             inner,

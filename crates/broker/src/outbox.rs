@@ -76,22 +76,14 @@ pub(crate) async fn publish_outboxes(
 }
 
 impl Pipelines<'_> {
-    /// Where what was left behind goes.
-    fn left_behind(&mut self) -> &mut Pipeline<Told> {
-        let (inner, bell) = (self.inner, &self.bell);
-        let lasting = || Pipeline::lasting(Arc::clone(&inner.local), inner.cluster.clone(), bell.clone());
-        self.by_shard.entry(None).or_insert_with(lasting)
-    }
-
     /// Where a shard's messages go. A pipeline whose incarnation is over takes nothing and confirms nothing, until
-    /// the shard has noticed and begins again.
-    fn of(&mut self, shard: u32) -> &mut Pipeline<Told> {
-        let (inner, bell) = (self.inner, &self.bell);
-        let new = || {
-            let (local, cluster) = (Arc::clone(&inner.local), inner.cluster.clone());
-            Pipeline::new(local, cluster, bell.clone(), inner.cluster.own.incarnation())
-        };
-        self.by_shard.entry(Some(shard)).or_insert_with(new)
+    /// the shard has noticed and begins again. What was left behind outlives incarnations.
+    fn of(&mut self, shard: Option<u32>) -> &mut Pipeline<Told> {
+        let Inner { local, cluster, .. } = self.inner;
+        let incarnation = shard.map(|_| cluster.own.incarnation());
+        let bell = &self.bell;
+        let new = || Pipeline::new(Arc::clone(local), cluster.clone(), bell.clone(), incarnation);
+        self.by_shard.entry(shard).or_insert_with(new)
     }
 
     /// Tells what is published. True: no more of what was left behind should be taken now.
@@ -129,7 +121,7 @@ impl Pipelines<'_> {
             }
         };
         self.inner.local.counters.outbox.add(1);
-        let pipeline = self.of(origin.shard);
+        let pipeline = self.of(Some(origin.shard));
         match target {
             OutboxTarget::All => pipeline.admit(message, Some(Some(published))),
             OutboxTarget::Groups(groups) => pipeline.admit_for(message, groups, Some(Some(published))),
@@ -138,6 +130,6 @@ impl Pipelines<'_> {
 
     fn pass_on(&mut self, left: LeftBehind) {
         self.inner.local.counters.redispatched.add(1);
-        self.left_behind().admit_for(left.message, vec![left.group], Some(None));
+        self.of(None).admit_for(left.message, vec![left.group], Some(None));
     }
 }

@@ -103,8 +103,6 @@ struct Pending<T> {
     stage: Stage,
     /// Only for one member of each of these shared subscriptions; `None`: for all that want it.
     only: Option<Box<[TopicFilter]>>,
-    /// The incarnation of this node that routed it; `None`: not routed.
-    routed_by: Option<u64>,
 }
 
 /// What has no room for the next message.
@@ -132,30 +130,31 @@ pub(crate) struct Pipeline<T> {
 }
 
 impl<T> Pipeline<T> {
-    /// Of a publisher that belongs to this incarnation of the node.
-    pub(crate) fn new(local: Arc<LocalSessions>, cluster: Cluster, bell: Bell, incarnation: u64) -> Self {
-        Self { incarnation: Some(incarnation), ..Self::lasting(local, cluster, bell) }
-    }
-
-    /// Of messages that come from no publisher any more, in no order.
-    pub(crate) fn lasting(local: Arc<LocalSessions>, cluster: Cluster, bell: Bell) -> Self {
+    /// Of a publisher that belongs to this incarnation of the node; `None`: of messages that come from no publisher
+    /// any more, in no order.
+    pub(crate) fn new(
+        local: Arc<LocalSessions>,
+        cluster: Cluster,
+        bell: Bell,
+        incarnation: Option<u64>,
+    ) -> Self {
         let config = &local.config;
         let resolver = Resolver::new(config.overlapping, Some(cluster.clone()));
         let picker = Picker::new(config.shared_strategy);
-        let (incarnation, pending) = (None, VecDeque::new());
+        let pending = VecDeque::new();
         Self { local, cluster, resolver, picker, bell, incarnation, pending, routed: 0, full: None }
     }
 
     /// Takes a message; a token is given back by [`next_accepted`](Self::next_accepted).
     pub(crate) fn admit(&mut self, message: Arc<Message>, token: Option<T>) {
         let stage = if message.retain() { Stage::ToStore } else { Stage::ToRoute };
-        self.push(Pending { token, stage: stage(message), only: None, routed_by: None });
+        self.push(Pending { token, stage: stage(message), only: None });
     }
 
     /// Takes a message that only one member of each of these shared subscriptions gets.
     pub(crate) fn admit_for(&mut self, message: Arc<Message>, groups: Vec<TopicFilter>, token: Option<T>) {
         let only = Some(groups.into());
-        self.push(Pending { token, stage: Stage::ToRoute(message), only, routed_by: None });
+        self.push(Pending { token, stage: Stage::ToRoute(message), only });
     }
 
     fn push(&mut self, pending: Pending<T>) {
@@ -181,8 +180,9 @@ impl<T> Pipeline<T> {
     /// Moves everything as far as it goes.
     pub(crate) fn advance(&mut self) {
         self.full = None;
-        if self.is_outlived() {
-            // Never acknowledged, so whoever sent it sends it again, in order, and elsewhere.
+        let routing = self.cluster.lease.routing();
+        if self.incarnation.is_some_and(|own| routing.is_some_and(|routing| routing != own)) {
+            // A newer incarnation routes. What is never acknowledged is sent again, in order, and elsewhere.
             self.pending.clear();
             self.routed = 0;
         }
@@ -195,10 +195,11 @@ impl<T> Pipeline<T> {
         }
     }
 
-    /// This node routes as a newer incarnation by now.
-    fn is_outlived(&self) -> bool {
+    /// Whether this node knows all routes, as the incarnation of this pipeline. While it may not it routes nothing:
+    /// others are promised that it has the newest; and what it routed it does not acknowledge.
+    fn routes(&self) -> bool {
         let routing = self.cluster.lease.routing();
-        self.incarnation.is_some_and(|own| routing.is_some_and(|routing| routing != own))
+        routing.is_some_and(|routing| self.incarnation.is_none_or(|own| own == routing))
     }
 
     /// The next acknowledgement that is due.
@@ -207,31 +208,22 @@ impl<T> Pipeline<T> {
         loop {
             let first = self.pending.front()?;
             let Stage::Routed(routed) = &first.stage else { return None };
-            let (reason, routed_by) = (routed.reason(), first.routed_by);
+            let reason = routed.reason();
             // The lease first: the incarnation that holds it is no older than the one that routes.
-            let holds = self.cluster.lease.is_valid();
-            let routing = self.cluster.lease.routing();
-            let is_outdated = self.incarnation.is_some()
-                && routed_by.is_some()
-                && routing.is_some()
-                && routing != routed_by;
-            if !is_outdated {
-                let is_complete = routed.is_complete();
-                #[cfg(feature = "sabotage")]
-                let is_complete =
-                    is_complete || zwerm_sabotage::is_broken(zwerm_sabotage::Rule::AcknowledgeWhenSafe);
-                if !is_complete || !holds || routing.is_none() {
-                    return None;
-                }
-                if let Some((message, groups)) = routed.bereft() {
-                    self.route_again(message, &groups, reason);
-                    // Whatever it waits for now rings the bell.
-                    return None;
-                }
+            let may_acknowledge = self.cluster.lease.is_valid() && self.routes();
+            let is_complete = routed.is_complete();
+            #[cfg(feature = "sabotage")]
+            let is_complete =
+                is_complete || zwerm_sabotage::is_broken(zwerm_sabotage::Rule::AcknowledgeWhenSafe);
+            if !is_complete || !may_acknowledge {
+                return None;
             }
-            // What a dead incarnation routed is never acknowledged: its clients are being sent away.
-            let token = self.pop()?.token.filter(|_| !is_outdated);
-            if let Some(token) = token {
+            if let Some((message, groups)) = routed.bereft() {
+                self.route_again(message, &groups, reason);
+                // Whatever it waits for now rings the bell.
+                return None;
+            }
+            if let Some(token) = self.pop()?.token {
                 return Some((token, reason));
             }
         }
@@ -283,15 +275,12 @@ impl<T> Pipeline<T> {
 
     /// Routes the entry at the cursor; false when it has to wait.
     fn route_next(&mut self) -> bool {
-        // While its routes may be too old this node routes nothing: others are promised that it has the newest.
-        let Some(incarnation) = self.cluster.lease.routing() else { return false };
+        if !self.routes() {
+            return false;
+        }
         let Some(pending) = self.pending.get_mut(self.routed) else { return false };
         let acknowledged = pending.token.is_some();
         let only = pending.only.take();
-        let begins = matches!(pending.stage, Stage::ToRoute(_) | Stage::Storing(..));
-        if begins {
-            pending.routed_by = Some(incarnation);
-        }
         let placeholder = Stage::done(ReasonCode::Success);
         let stage = match std::mem::replace(&mut pending.stage, placeholder) {
             Stage::ToRoute(message) => self.route(message, only.as_deref(), acknowledged),
