@@ -77,6 +77,10 @@ impl Config {
             // openraft's read index would be the first entry of the old term: a linearizable read could miss
             // what was acknowledged last.
             enable_leader_restore: Some(false),
+            // Room that openraft reserves for every group, whether it is used or not: callers wait before a shard
+            // (the queues of `cluster`), so no more than these are ever under way.
+            api_channel_size: Some(4_096),
+            api_batch_capacity: 256,
             // A peer that comes back is found again within half a second.
             backoff: "50ms 100ms 200ms ...500ms".into(),
             ..openraft::Config::default()

@@ -4,8 +4,9 @@
 //!    extents nor empties the disk's write cache (in power-cut simulations it lost acknowledged data in 21 of
 //!    30 cuts). [`SledEngine::sync`](Engine::sync) flushes and then calls `fdatasync` on a handle of its own
 //!    on sled's data file. The directory entries are synced once, after creation.
-//! 2. **Segments of 16 MiB, values of at most 64 KiB.** sled moves a page of over a quarter of its segment to
-//!    a file under `blobs/` that it never syncs. The segment size is fixed when the database is created.
+//! 2. **Segments of 8 MiB, values of at most 64 KiB.** sled moves a page of over a quarter of its segment to
+//!    a file under `blobs/` that it never syncs; it splits a page of more than 16 values, so none is much larger than
+//!    one mebibyte. The segment size is fixed when the database is created; sled has five segments in memory.
 //! 3. No compression, a bounded page cache, `LowSpace` mode.
 //! 4. **sled's background thread runs, often** ([`CLEAN_EVERY_MS`]). Nobody else moves the live pages out of
 //!    segments that are mostly garbage fast enough: without it a database keeps about the size it once had (a
@@ -30,8 +31,10 @@ use bytes::Bytes;
 use crate::batch::Write;
 use crate::{Batch, Engine, StoreError, SyncMode};
 
-/// Segment size in bytes; cannot change for an existing database.
-const SEGMENT_BYTES: usize = 16 << 20;
+/// Segment size in bytes of new databases; cannot change for an existing one.
+const SEGMENT_BYTES: usize = 8 << 20;
+/// Segment size of databases that were created before it was halved.
+const FORMER_SEGMENT_BYTES: usize = 16 << 20;
 
 /// Interval of sled's background thread in milliseconds; see the fourth rule.
 const CLEAN_EVERY_MS: u64 = 100;
@@ -96,22 +99,29 @@ impl SledEngine {
     }
 }
 
+/// Opens or creates a database, with the segments that it has.
+fn open_database(dir: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
+    match open_with(SEGMENT_BYTES, dir, cache_bytes) {
+        // sled's word for: it was created with other settings.
+        Err(sled::Error::Unsupported(_)) => open_with(FORMER_SEGMENT_BYTES, dir, cache_bytes),
+        opened => opened,
+    }
+    .map_err(|error| open_error(dir, error))
+}
+
 /// sled panics instead of failing on some damaged files (its issue 1387): that is a damaged database, not a
 /// programming error.
-fn open_database(dir: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
+fn open_with(segment_bytes: usize, dir: &Path, cache_bytes: u64) -> sled::Result<sled::Db> {
     let config = sled::Config::new()
         .path(dir)
-        .segment_size(SEGMENT_BYTES)
+        .segment_size(segment_bytes)
         .cache_capacity(cache_bytes)
         .flush_every_ms(Some(CLEAN_EVERY_MS))
         .mode(sled::Mode::LowSpace)
         .use_compression(false);
     // A failed open leaves nothing of `config` that anybody looks at again.
-    match std::panic::catch_unwind(AssertUnwindSafe(|| config.open())) {
-        Ok(Ok(db)) => Ok(db),
-        Ok(Err(error)) => Err(open_error(dir, error)),
-        Err(_) => Err(StoreError::Damaged(format!("sled cannot open {}", dir.display()))),
-    }
+    std::panic::catch_unwind(AssertUnwindSafe(|| config.open()))
+        .unwrap_or_else(|_| Err(sled::Error::ReportableBug(format!("sled cannot open {}", dir.display()))))
 }
 
 /// sled reports a held lock only in words.

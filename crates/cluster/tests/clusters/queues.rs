@@ -318,6 +318,8 @@ async fn what_is_acknowledged_leaves_every_disk() {
     until("all disks have them", || world.disks.values().all(|disk| disk.messages() > 0)).await;
     let positions: Vec<u64> = taken.iter().map(|queued| queued.position).collect();
     assert_eq!(acknowledge(&world, 1, epoch, positions[..99].to_vec()).await.refusal(), None);
+    let queued_here = || world.cluster(1).shard_view(shard(&world)).unwrap().state().queued_messages();
+    until("the replica that is read from has applied it", || queued_here() == 1).await;
     let last = take(&world, 1, epoch, 1).await;
     assert_eq!(last[0].message.payload, payload(99));
     assert_eq!(acknowledge(&world, 1, epoch, positions[99..].to_vec()).await.refusal(), None);

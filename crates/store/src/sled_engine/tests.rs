@@ -140,6 +140,17 @@ fn no_value_goes_to_the_blob_files_that_are_never_synced() {
     assert_eq!(blobs, 0);
 }
 
+#[test]
+fn a_database_with_the_former_segments_is_opened_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let former = open_with(FORMER_SEGMENT_BYTES, dir.path(), 64 << 20).unwrap();
+    former.insert(b"k", b"v").unwrap();
+    former.flush().unwrap();
+    drop(former);
+    let engine = open(dir.path());
+    assert_eq!(engine.get(b"k").unwrap().as_deref(), Some(&b"v"[..]));
+}
+
 /// Deletes the keys of a range as those do who purge: they look for what they delete.
 fn purge(engine: &SledEngine, from: &[u8], to: &[u8]) {
     loop {
