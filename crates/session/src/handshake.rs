@@ -1,6 +1,6 @@
 //! CONNECT to CONNACK: what is refused at once, what is negotiated, what is answered.
 //!
-//! Knows nobody's password and no other session: the broker decides behind `Output::Attach`. Start at
+//! Knows nobody's password and no other session: others decide behind `Output::Authenticate` and `Output::Attach`. Start at
 //! `Session::connect`.
 
 use bytestring::ByteString;
@@ -26,7 +26,12 @@ impl Session {
         self.outbound.open(window(&connect, &self.limits));
         let aliases = connect.properties.topic_alias_maximum.unwrap_or(0);
         self.aliases_out.open(aliases.min(self.limits.topic_alias_out_maximum));
-        self.put(Output::Attach(connect));
+        let method = connect.properties.authentication_method.take();
+        let data = connect.properties.authentication_data.take();
+        match method {
+            Some(method) => self.authenticate(method, data, connect),
+            None => self.put(Output::Attach(connect)),
+        }
     }
 
     pub(crate) fn attached(&mut self, mut attached: Attached) {
@@ -50,8 +55,10 @@ impl Session {
     }
 
     pub(crate) fn refused(&mut self, reason: ReasonCode) {
-        if self.phase == Phase::Attaching {
-            self.end(Cause::Refused(reason), Some(reason), None);
+        match self.phase {
+            Phase::Authenticating | Phase::Attaching => self.end(Cause::Refused(reason), Some(reason), None),
+            Phase::Open => self.deny_again(reason),
+            Phase::Connecting | Phase::Closed => {}
         }
     }
 
@@ -64,7 +71,8 @@ impl Session {
     }
 
     /// Only what differs from what the specification assumes when nothing is said.
-    fn connack_properties(&self, attached: Attached) -> ConnAckProperties {
+    fn connack_properties(&mut self, attached: Attached) -> ConnAckProperties {
+        let (authentication_method, authentication_data) = self.take_proof();
         let limits = &self.limits;
         let (granted, requested) = (attached.session_expiry, self.client.requested_expiry);
         ConnAckProperties {
@@ -79,6 +87,9 @@ impl Session {
             subscription_identifiers: only_if_not(limits.subscription_identifiers),
             shared_subscriptions: only_if_not(limits.shared_subscriptions),
             server_keep_alive: self.client.server_keep_alive,
+            response_information: attached.response_information,
+            authentication_method,
+            authentication_data,
             ..ConnAckProperties::default()
         }
     }
@@ -86,9 +97,6 @@ impl Session {
 
 /// Why a well-formed CONNECT is refused without asking anybody.
 fn refuse(connect: &Connect, limits: &Limits) -> Option<ReasonCode> {
-    if connect.properties.authentication_method.is_some() {
-        return Some(ReasonCode::BadAuthenticationMethod);
-    }
     if connect.client_id.is_empty() && !may_be_assigned(connect, limits) {
         return Some(ReasonCode::ClientIdentifierNotValid);
     }

@@ -2,6 +2,7 @@
 //!
 //! Knows no bytes. Start at [`Input`] and [`Output`].
 
+use bytes::Bytes;
 use bytestring::ByteString;
 use zwerm_wire::{Connect, Packet, PacketId, Protocol, Publish, ReasonCode, Subscribe, Unsubscribe};
 
@@ -22,8 +23,17 @@ pub enum Input {
     },
     /// The answer to [`Output::Attach`]: the client id is ours.
     Attached(Attached),
-    /// The other answer to [`Output::Attach`].
+    /// The other answer to [`Output::Attach`], or to [`Output::Authenticate`]: the connection ends.
     Refused(ReasonCode),
+    /// The answer to [`Output::Authenticate`]: the client is to go on from this data (section 4.12).
+    Challenge(Bytes),
+    /// The answer to [`Output::Authenticate`]: the client has proved who it is.
+    Authenticated {
+        /// Whose user name it has from now on.
+        name: ByteString,
+        /// For the client, perhaps the proof that the server is who it should be; may be empty.
+        data: Bytes,
+    },
     /// A message of [`Output::Publish`] with this id is safe, or refused with an error. In order of arrival.
     Accepted {
         /// Of the PUBLISH.
@@ -73,6 +83,8 @@ pub struct Attached {
     pub session_present: bool,
     /// The id given to a client that sent none.
     pub assigned_client_id: Option<ByteString>,
+    /// The beginning of the response topics that the client may use, if it asked (section 3.2.2.3.15).
+    pub response_information: Option<ByteString>,
     /// Seconds that the session outlives its connection.
     pub session_expiry: u32,
     /// The session outlives its connection, and the broker keeps what is unacknowledged: it names the packet
@@ -99,6 +111,14 @@ pub enum Stage {
 /// each released identifier besides.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Output {
+    /// The client's part of an exchange of enhanced authentication (section 4.12). Answer at once with
+    /// [`Input::Challenge`], [`Input::Authenticated`] or [`Input::Refused`].
+    Authenticate {
+        /// A new exchange, with this method; `None`: the one that is under way goes on.
+        method: Option<ByteString>,
+        /// May be empty.
+        data: Bytes,
+    },
     /// Claim the client id; answer with [`Input::Attached`] or [`Input::Refused`]. The session expiry is
     /// always `Some`: what 3.x says with Clean Session is put into the terms of 5.0, and the maximum is
     /// applied. An empty client id wants one assigned.

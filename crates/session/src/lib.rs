@@ -5,6 +5,7 @@
 //! waits. Start at [`Session`], then read [`Input`] and [`Output`]: together they are the whole contract.
 
 mod alias;
+mod authenticate;
 mod handshake;
 mod inbound;
 mod io;

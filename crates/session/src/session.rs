@@ -1,7 +1,7 @@
 //! The machine: phases, dispatch of packets, deadlines, and how a connection ends.
 //!
-//! Knows no details of any exchange: CONNECT is in `handshake`, messages from the client in `inbound`,
-//! messages to it in `outbound`, subscriptions in `subscribe`. Start at [`Session::handle`].
+//! Knows no details of any exchange: CONNECT is in `handshake`, AUTH in `authenticate`, messages from the client
+//! in `inbound`, messages to it in `outbound`, subscriptions in `subscribe`. Start at [`Session::handle`].
 
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 use zwerm_wire::{Disconnect, Packet, PacketType, Protocol, ReasonCode};
 
 use crate::alias::{InboundAliases, OutboundAliases};
+use crate::authenticate::Authentication;
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;
 use crate::told::told;
@@ -31,6 +32,8 @@ pub struct Session {
     pub(crate) outbound: Outbound,
     pub(crate) aliases_in: InboundAliases,
     pub(crate) aliases_out: OutboundAliases,
+    /// Of a client that asked for enhanced authentication. Boxed: few do.
+    pub(crate) authentication: Option<Box<Authentication>>,
     /// As the broker attached it.
     pub(crate) durable: bool,
     /// At most two come of one input: a last word and the closing.
@@ -43,6 +46,8 @@ pub struct Session {
 pub(crate) enum Phase {
     /// Waits for CONNECT.
     Connecting,
+    /// CONNECT came with an authentication method; the exchange is under way.
+    Authenticating,
     /// CONNECT was handed over; waits for `Attached` or `Refused`.
     Attaching,
     /// CONNACK was sent.
@@ -78,6 +83,7 @@ impl Session {
             outbound: Outbound::default(),
             aliases_in: InboundAliases::default(),
             aliases_out: OutboundAliases::default(),
+            authentication: None,
             durable: false,
             outputs: SmallVec::new(),
             ending: None,
@@ -92,7 +98,10 @@ impl Session {
         }
         match input {
             Input::Packet(packet) => {
-                self.heard = now;
+                // until it is attached a client has the time of a CONNECT, whatever it sends
+                if self.phase == Phase::Open {
+                    self.heard = now;
+                }
                 self.packet(packet);
             }
             Input::Malformed { reason, text, protocol } => self.malformed(reason, text, protocol),
@@ -102,6 +111,8 @@ impl Session {
                 self.attached(attached);
             }
             Input::Refused(reason) => self.refused(reason),
+            Input::Challenge(data) => self.challenge(data),
+            Input::Authenticated { name, data } => self.authenticated(name, data),
             Input::Accepted { packet_id, reason } => self.accepted(packet_id, reason),
             Input::Received(packet_id) => self.received(packet_id),
             Input::Completed { packet_id, reason } => self.completed(packet_id, reason),
@@ -127,7 +138,7 @@ impl Session {
     #[must_use]
     pub fn deadline(&self) -> Option<(Instant, Deadline)> {
         let (wait, why) = match self.phase {
-            Phase::Connecting => (self.limits.connect_timeout, Deadline::Connect),
+            Phase::Connecting | Phase::Authenticating => (self.limits.connect_timeout, Deadline::Connect),
             Phase::Open if self.client.keep_alive > 0 => {
                 (Duration::from_millis(u64::from(self.client.keep_alive) * 1500), Deadline::KeepAlive)
             }
@@ -196,6 +207,9 @@ impl Session {
             (Phase::Connecting, Packet::Connect(connect)) => self.connect(connect),
             // not a client of MQTT: no word, no reason (section 3.1.0)
             (Phase::Connecting, _) => self.violate(ReasonCode::ProtocolError),
+            (Phase::Authenticating, Packet::Auth(auth)) => self.auth(auth),
+            (Phase::Authenticating, Packet::Disconnect(disconnect)) => self.disconnect(&disconnect),
+            (Phase::Authenticating, _) => self.violate(ReasonCode::ProtocolError), // MQTT-3.1.2-30
             (Phase::Attaching, _) => self.violate(ReasonCode::ImplementationSpecificError),
             (Phase::Open, packet) => self.open_packet(packet),
             (Phase::Closed, _) => {}
@@ -213,13 +227,13 @@ impl Session {
             Packet::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe),
             Packet::PingReq => self.send(Packet::PingResp),
             Packet::Disconnect(disconnect) => self.disconnect(&disconnect),
-            // AUTH: no method was agreed on (section 4.12); the others are the server's to send
+            Packet::Auth(auth) => self.auth(auth),
+            // the server's to send
             Packet::Connect(_)
             | Packet::ConnAck(_)
             | Packet::SubAck(_)
             | Packet::UnsubAck(_)
-            | Packet::PingResp
-            | Packet::Auth(_) => self.violate(ReasonCode::ProtocolError),
+            | Packet::PingResp => self.violate(ReasonCode::ProtocolError),
         }
     }
 
@@ -261,7 +275,9 @@ impl Session {
     pub(crate) fn end(&mut self, cause: Cause, reason: Option<ReasonCode>, text: Option<String>) {
         if let Some(reason) = reason {
             match (self.phase, self.client.protocol) {
-                (Phase::Attaching, Some(protocol)) => self.say_no(protocol, reason, text),
+                (Phase::Authenticating | Phase::Attaching, Some(protocol)) => {
+                    self.say_no(protocol, reason, text);
+                }
                 (Phase::Open, Some(Protocol::V5)) => {
                     let reason_string = text.map(ByteString::from);
                     let reason = told(reason, PacketType::Disconnect);

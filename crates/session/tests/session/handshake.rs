@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 use std::time::Duration;
 
 use zwerm_session::{Attached, Cause, Deadline, Input, Limits, Output};
-use zwerm_wire::{Auth, Connect, Disconnect, Packet, Protocol, QoS, ReasonCode};
+use zwerm_wire::{Connect, Disconnect, Packet, Protocol, QoS, ReasonCode};
 
 use crate::stage::{PROTOCOLS, Stage, connack, connect, most, publish, will};
 
@@ -86,22 +86,6 @@ fn who_may_come_without_a_client_id() {
 fn a_3_1_client_id_longer_than_23_characters_is_taken() {
     let long = Connect { client_id: "x".repeat(100).into(), ..connect(Protocol::V31) };
     assert_eq!(refused(long, Limits::default()), None);
-}
-
-#[test]
-fn enhanced_authentication_is_refused_mqtt_4_12_0_1() {
-    let mut with_method = connect(Protocol::V5);
-    with_method.properties.authentication_method = Some("SCRAM-SHA-256".into());
-    assert_eq!(refused(with_method, Limits::default()), Some(ReasonCode::BadAuthenticationMethod));
-}
-
-#[test]
-fn auth_without_a_method_is_a_protocol_error_mqtt_4_12_0_6() {
-    let mut stage = Stage::open(Protocol::V5, Limits::default());
-    let reason = ReasonCode::ReAuthenticate;
-    let auth = Auth { reason, method: None, data: None, reason_string: None, user: Vec::new() };
-    let outputs = stage.packet(Packet::Auth(auth));
-    stage.assert_violation(&outputs, ReasonCode::ProtocolError);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Names of normative statements (`MQTT-3.1.0-1`) are those of the OASIS specifications; without a version
 //! they are of 5.0. Start at `stage`.
 
+mod authentication;
 mod durable;
 mod endings;
 #[cfg(test)]
