@@ -2,7 +2,10 @@
 //!
 //! Knows no file format and no environment: the program turns those into a [`Config`].
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{AddrParseError, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use zwerm_session::Limits;
@@ -29,23 +32,122 @@ pub struct Config {
     pub close_timeout: Duration,
     /// How long all connections together may take to end at shutdown before they are cut.
     pub drain_timeout: Duration,
+    /// How often the files of certificates are looked at.
+    pub certificate_interval: Duration,
 }
 
 /// One address where clients are waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerConfig {
     /// Port 0 lets the system choose.
-    pub bind: SocketAddr,
+    pub bind: Bind,
     /// Connections at once; more are closed at once and counted.
     pub max_connections: usize,
+    /// Every connection begins with a PROXY header, version 1 or 2, whose address is taken for the client's.
+    pub proxy_protocol: bool,
+    /// MQTT, or WebSocket, comes under TLS.
+    pub tls: Option<TlsConfig>,
+    /// The path at which MQTT comes in WebSocket frames.
+    pub websocket: Option<String>,
+    /// How long all that comes before MQTT may take together.
+    pub handshake_timeout: Duration,
 }
 
 impl ListenerConfig {
-    /// A listener without a limit worth the name.
+    /// MQTT and nothing before it, without a limit worth the name.
     #[must_use]
-    pub fn new(bind: SocketAddr) -> Self {
-        Self { bind, max_connections: 1_000_000 }
+    pub fn new(bind: impl Into<Bind>) -> Self {
+        Self {
+            bind: bind.into(),
+            max_connections: 1_000_000,
+            proxy_protocol: false,
+            tls: None,
+            websocket: None,
+            handshake_timeout: Duration::from_secs(10),
+        }
     }
+}
+
+/// Where a listener listens. Written `127.0.0.1:1883`, `[::]:1883` or `unix:/run/zwerm/mqtt.sock`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Bind {
+    /// An address and a port.
+    Tcp(SocketAddr),
+    /// A file, which is made, and removed at the end.
+    Unix(PathBuf),
+}
+
+/// What the path of a Unix socket is written behind.
+const UNIX: &str = "unix:";
+
+impl Bind {
+    /// The address, unless it is a Unix socket.
+    #[must_use]
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for Bind {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl FromStr for Bind {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.strip_prefix(UNIX) {
+            Some(path) => Ok(Self::Unix(path.into())),
+            None => text.parse().map(Self::Tcp),
+        }
+    }
+}
+
+impl fmt::Display for Bind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+        }
+    }
+}
+
+/// TLS of a listener. The files are read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsConfig {
+    /// PEM file of the certificate and those between it and the root, in this order.
+    pub cert: PathBuf,
+    /// PEM file of its private key.
+    pub key: PathBuf,
+    /// The oldest version spoken.
+    pub min_version: TlsVersion,
+    /// What clients show of themselves; `None`: they are not asked.
+    pub client: Option<ClientCertificates>,
+}
+
+/// Certificates of clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientCertificates {
+    /// PEM file of the authorities that have signed them.
+    pub ca: PathBuf,
+    /// Clients without one are refused.
+    pub required: bool,
+    /// The common name, else the first alternative name, is the user name.
+    pub as_username: bool,
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    V1_2,
+    /// RFC 8446.
+    V1_3,
 }
 
 impl Default for Config {
@@ -59,6 +161,7 @@ impl Default for Config {
             max_pending: 1024,
             close_timeout: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(10),
+            certificate_interval: Duration::from_secs(2),
         }
     }
 }

@@ -48,6 +48,53 @@ const CAUSES: [&str; 7] = [
     "kicked",
 ];
 
+/// Why a connection did not get to MQTT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// The handshake was not done in time.
+    Timeout,
+    /// The connection ended or broke before it was.
+    Closed,
+    /// There was no PROXY header, or a malformed one.
+    ProxyHeader,
+    /// The TLS handshake failed.
+    Tls,
+    /// The client has no certificate, or one that does not do.
+    ClientCertificate,
+    /// The request was not for a WebSocket.
+    WebSocketRequest,
+    /// It was for another path.
+    WebSocketPath,
+    /// It did not offer a subprotocol of MQTT.
+    WebSocketSubprotocol,
+}
+
+impl Refused {
+    const ALL: [Self; 8] = [
+        Self::Timeout,
+        Self::Closed,
+        Self::ProxyHeader,
+        Self::Tls,
+        Self::ClientCertificate,
+        Self::WebSocketRequest,
+        Self::WebSocketPath,
+        Self::WebSocketSubprotocol,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Closed => "closed",
+            Self::ProxyHeader => "proxy_header",
+            Self::Tls => "tls",
+            Self::ClientCertificate => "client_certificate",
+            Self::WebSocketRequest => "websocket_request",
+            Self::WebSocketPath => "websocket_path",
+            Self::WebSocketSubprotocol => "websocket_subprotocol",
+        }
+    }
+}
+
 /// Everything the gateway counts. Those named `_total` only grow.
 #[derive(Debug)]
 pub struct Counters {
@@ -57,6 +104,14 @@ pub struct Counters {
     pub connections_total: Counter,
     /// Connections that were closed at once, for there were too many.
     pub connections_refused_total: Counter,
+    /// TLS handshakes that began from nothing.
+    pub tls_full_total: Counter,
+    /// TLS handshakes that continued a session of before.
+    pub tls_resumed_total: Counter,
+    /// Changed certificates that came into use.
+    pub certificates_reloaded_total: Counter,
+    /// Changed certificates that could not be used.
+    pub certificates_broken_total: Counter,
     /// Connection tasks that ended by a panic: each is a bug.
     pub connections_panicked_total: Counter,
     /// Failures of the system to hand over a connection.
@@ -81,6 +136,7 @@ pub struct Counters {
     pub messages_dropped_unencodable_total: Counter,
     malformed: [Counter; ReasonCode::ALL.len()],
     endings: [Counter; CAUSES.len()],
+    refused: [Counter; Refused::ALL.len()],
 }
 
 impl Default for Counters {
@@ -89,6 +145,10 @@ impl Default for Counters {
             connections_current: Counter::default(),
             connections_total: Counter::default(),
             connections_refused_total: Counter::default(),
+            tls_full_total: Counter::default(),
+            tls_resumed_total: Counter::default(),
+            certificates_reloaded_total: Counter::default(),
+            certificates_broken_total: Counter::default(),
             connections_panicked_total: Counter::default(),
             accept_errors_total: Counter::default(),
             packets_received_total: Counter::default(),
@@ -102,6 +162,7 @@ impl Default for Counters {
             messages_dropped_unencodable_total: Counter::default(),
             malformed: std::array::from_fn(|_| Counter::default()),
             endings: std::array::from_fn(|_| Counter::default()),
+            refused: std::array::from_fn(|_| Counter::default()),
         }
     }
 }
@@ -121,6 +182,20 @@ impl Counters {
         if let Some(counter) = place.and_then(|place| self.endings.get(place)) {
             counter.increment();
         }
+    }
+
+    /// A connection did not get to MQTT.
+    pub(crate) fn refused(&self, reason: Refused) {
+        let place = Refused::ALL.iter().position(|known| *known == reason);
+        if let Some(counter) = place.and_then(|place| self.refused.get(place)) {
+            counter.increment();
+        }
+    }
+
+    /// Connections that did not get to MQTT, by reason: `timeout`, `closed`, `proxy_header`, `tls`,
+    /// `client_certificate`, `websocket_request`, `websocket_path`, `websocket_subprotocol`.
+    pub fn handshakes_refused_total(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Refused::ALL.iter().zip(&self.refused).map(|(reason, counter)| (reason.name(), counter.get()))
     }
 
     /// Connections that sent what is no packet, by the reason they were told; those that never happened are
@@ -181,6 +256,13 @@ mod tests {
             counters.ended(cause);
         }
         assert!(counters.endings_total().all(|(_, count)| count == 1));
+    }
+
+    #[test]
+    fn every_refusal_has_its_counter() {
+        let counters = Counters::default();
+        Refused::ALL.into_iter().for_each(|reason| counters.refused(reason));
+        assert!(counters.handshakes_refused_total().all(|(_, count)| count == 1));
     }
 
     #[test]

@@ -7,7 +7,6 @@
 
 use std::future::{pending, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 
@@ -24,9 +23,11 @@ use zwerm_wire::{Connect, Decoder, ReasonCode, Role};
 use crate::Counters;
 use crate::connections::{Connections, Shared};
 use crate::counters::Tally;
+use crate::farewell;
 use crate::input;
 use crate::link::Link;
 use crate::output::Output;
+use crate::peer::Peer;
 use crate::shares::Shares;
 
 /// SUBSCRIBE and UNSUBSCRIBE packets of one client that wait for the broker before no more is read.
@@ -42,14 +43,15 @@ impl Drop for Open {
 }
 
 impl Connections {
-    /// Serves one connection to its end, which comes soon after `stop` is cancelled. Its `peer` is only named in
-    /// logs. Dropped before, it cuts the connection, and the broker ends the session as for any lost link.
-    pub async fn serve(&self, link: impl Link, peer: SocketAddr, stop: CancellationToken) {
+    /// Serves one connection to its end, which comes soon after `stop` is cancelled. A user name that the `peer`
+    /// has proved replaces what its CONNECT says. Dropped before, it cuts the connection, and the broker ends the
+    /// session as for any lost link.
+    pub async fn serve(&self, link: impl Link, peer: impl Into<Peer>, stop: CancellationToken) {
         let shared = Arc::clone(&self.0);
         shared.counters.connections_current.increment();
         let _open = Open(Arc::clone(&shared.counters));
         // boxed, for an idle connection is as large as the largest thing it may ever do
-        let mut driver = Box::new(Driver::new(link, peer, shared));
+        let mut driver = Box::new(Driver::new(link, peer.into(), shared));
         driver.serve(&stop).await;
         Box::pin(driver.leave()).await;
     }
@@ -58,7 +60,7 @@ impl Connections {
 /// One connection.
 pub(crate) struct Driver<L> {
     pub(crate) link: L,
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: Peer,
     pub(crate) shared: Arc<Shared>,
     pub(crate) session: Session,
     pub(crate) decoder: Decoder,
@@ -111,7 +113,7 @@ impl Alarm<'_> {
 }
 
 impl<L: Link> Driver<L> {
-    fn new(link: L, peer: SocketAddr, shared: Arc<Shared>) -> Self {
+    fn new(link: L, peer: Peer, shared: Arc<Shared>) -> Self {
         let config = &shared.config;
         let session = Session::new(config.limits, Instant::now().into_std());
         let decoder =
@@ -207,6 +209,9 @@ impl<L: Link> Driver<L> {
     }
 
     fn write(&mut self, now: Instant) {
+        if self.link.holds() {
+            self.flush(now);
+        }
         if self.output.is_empty() {
             return;
         }
@@ -223,13 +228,22 @@ impl<L: Link> Driver<L> {
         }
     }
 
+    /// Writes what the link holds of its own.
+    fn flush(&mut self, now: Instant) {
+        match self.link.flush() {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => self.broken(&error, now),
+            _ => {}
+        }
+    }
+
     pub(crate) fn broken(&mut self, error: &io::Error, now: Instant) {
         debug!(peer = %self.peer, %error, "connection lost");
         self.feed(Input::LinkClosed, now);
     }
 
     /// Asks the broker for the client id. The connection does nothing else meanwhile; the broker bounds it.
-    async fn attach(&mut self, connect: Box<Connect>) {
+    async fn attach(&mut self, mut connect: Box<Connect>) {
+        prove_name(&self.peer, &mut connect);
         let shared = Arc::clone(&self.shared);
         let permit = shared.handshakes.acquire().await;
         let result = shared.broker.attach(&connect).await;
@@ -260,7 +274,7 @@ impl<L: Link> Driver<L> {
         alarm: &mut Alarm<'_>,
         stopped: Pin<&mut WaitForCancellationFuture<'_>>,
     ) -> Wake {
-        let (reading, writing) = (self.may_read(), !self.output.is_empty());
+        let (reading, writing) = (self.may_read(), !self.output.is_empty() || self.link.holds());
         let (link, answers, attachment) = (&self.link, &mut self.answers, self.attachment.as_ref());
         let attached = attachment.is_some();
         tokio::select! {
@@ -328,6 +342,14 @@ impl<L: Link> Driver<L> {
     }
 }
 
+/// What the certificate proves is the user name, whatever CONNECT says.
+fn prove_name(peer: &Peer, connect: &mut Connect) {
+    if let Some(username) = peer.username() {
+        connect.username = Some(username.clone());
+        connect.password = None;
+    }
+}
+
 /// Waits for the broker to have something for this connection.
 async fn hear_broker(attachment: Option<&Attachment>) {
     match attachment {
@@ -338,36 +360,41 @@ async fn hear_broker(attachment: Option<&Attachment>) {
 
 /// Writes what is left and closes.
 async fn last_words(mut link: impl Link, mut output: Output, cause: Cause) {
-    if cause == Cause::LinkClosed {
+    if cause == Cause::LinkClosed || farewell::write_all(&mut link, &mut output).await.is_err() {
         return;
     }
-    while !output.is_empty() {
-        let ready = poll_fn(|context| link.poll_writable(context)).await;
-        if ready.is_err() || output.write(&mut link).is_err() {
-            return;
-        }
-    }
-    let said_no_more = link.finish();
-    if said_no_more.is_ok() && !matches!(cause, Cause::Disconnected(_)) {
-        listen_out(link).await;
+    let said_no_more = farewell::finish(&mut link).await;
+    // who said goodbye is not kept waiting, unless the way of closing wants an answer
+    let is_owed_an_answer = link.closes_together() || !matches!(cause, Cause::Disconnected(_));
+    if said_no_more.is_ok() && is_owed_an_answer {
+        farewell::listen_out(link).await;
     }
 }
 
-/// Reads and forgets until the other side closes too. Closing with bytes unread would make the system reset
-/// the connection, and the client might never see why it was closed.
-async fn listen_out(mut link: impl Link) {
-    let mut ignored = bytes::BytesMut::new();
-    loop {
-        ignored.clear();
-        ignored.reserve(1024);
-        if poll_fn(|context| link.poll_readable(context)).await.is_err() {
-            return;
-        }
-        match link.read(&mut ignored) {
-            Ok(0) => return,
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return,
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+    use zwerm_wire::{ConnectProperties, Protocol};
+
+    #[test]
+    fn the_name_in_a_certificate_replaces_what_connect_says() {
+        let said = Connect {
+            protocol: Protocol::V5,
+            bridge: false,
+            clean_start: true,
+            keep_alive: 0,
+            client_id: "c".into(),
+            will: None,
+            username: Some("root".into()),
+            password: Some("secret".into()),
+            properties: ConnectProperties::default(),
+        };
+        let unknown = Peer::from("127.0.0.1:1".parse::<SocketAddr>().unwrap());
+        let mut connect = said.clone();
+        prove_name(&unknown, &mut connect);
+        assert_eq!(connect, said);
+        prove_name(&unknown.with_username("pump-7".into()), &mut connect);
+        assert_eq!((connect.username.as_deref(), connect.password), (Some("pump-7"), None));
     }
 }

@@ -3,18 +3,24 @@
 //! Knows no configuration file and no signals. Start at [`Gateway::start`].
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use thiserror::Error;
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use zwerm_broker::Broker;
 
+use crate::certificates::{CertificateError, Certificates};
 use crate::connections::Connections;
-use crate::listener::Listener;
-use crate::{Config, Counters, ListenerConfig};
+use crate::handshake::Handshake;
+use crate::listener::{Accept as _, Listener, UnixSocket, open_tcp};
+use crate::upgrade::Upgrade;
+use crate::{Bind, Config, Counters, ListenerConfig};
+
+/// Bytes of a WebSocket message that every client may send: a few small packets in one, whatever the largest may be.
+const WEBSOCKET_MESSAGE: usize = 1024 * 1024;
 
 /// Why the gateway did not start.
 #[derive(Debug, Error)]
@@ -23,18 +29,40 @@ pub enum StartError {
     #[error("cannot listen for MQTT clients at {bind}: {source}")]
     Bind {
         /// The address.
-        bind: SocketAddr,
+        bind: Bind,
         /// What the system says.
         source: io::Error,
+    },
+    /// A certificate or key cannot be used.
+    #[error("listener.{listener}.{source}")]
+    Certificate {
+        /// Which listener, from 0, in the order of the configuration.
+        listener: usize,
+        /// Which file, and what is wrong with it.
+        source: CertificateError,
     },
 }
 
 /// A running gateway. Dropped without [`stopped`](Self::stopped) it cuts every connection.
 #[derive(Debug)]
 pub struct Gateway {
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Bind>,
     counters: Arc<Counters>,
-    listeners: JoinSet<()>,
+    /// Listeners, and what watches their certificates.
+    tasks: JoinSet<()>,
+}
+
+/// A listener that is open and serves nobody yet.
+struct Opened {
+    socket: OpenSocket,
+    bind: Bind,
+    config: ListenerConfig,
+    handshake: Handshake,
+}
+
+enum OpenSocket {
+    Tcp(TcpListener),
+    Unix(UnixSocket),
 }
 
 impl Gateway {
@@ -42,35 +70,73 @@ impl Gateway {
     /// runtime.
     ///
     /// # Errors
-    /// An address cannot be listened at; then none is.
+    /// A certificate cannot be used, or an address cannot be listened at; then none is.
     pub fn start(config: Config, broker: Broker, shutdown: &CancellationToken) -> Result<Self, StartError> {
+        let handshakes = handshakes(&config)?;
         let connections = Connections::new(config, broker);
-        let (config, counters) = (&connections.0.config, connections.counters());
-        let open = |listener: &ListenerConfig| {
-            let listener = Listener::bind(*listener, config.drain_timeout, Arc::clone(&counters))?;
-            Ok((listener.address()?, listener))
-        };
-        let opened = config.listeners.iter().map(|listener| {
-            open(listener).map_err(|source: io::Error| StartError::Bind { bind: listener.bind, source })
+        let listeners = connections.0.config.listeners.iter().zip(handshakes);
+        let opened = listeners.map(|(listener, handshake)| {
+            open(listener, handshake)
+                .map_err(|source| StartError::Bind { bind: listener.bind.clone(), source })
         });
         let opened = opened.collect::<Result<Vec<_>, _>>()?;
-        let mut gateway = Self { addresses: Vec::new(), counters, listeners: JoinSet::new() };
-        for (address, listener) in opened {
-            info!(%address, "listening for MQTT clients");
-            gateway.addresses.push(address);
-            let connections = connections.clone();
-            let serve = move |stream, peer, stop| {
-                let connections = connections.clone();
-                async move { connections.serve(stream, peer, stop).await }
-            };
-            gateway.listeners.spawn(listener.run(serve, shutdown.child_token()));
+        let counters = connections.counters();
+        let mut gateway = Self { addresses: Vec::new(), counters, tasks: JoinSet::new() };
+        for listener in opened {
+            gateway.serve(listener, &connections, shutdown);
         }
         Ok(gateway)
     }
 
+    /// Reads the files that `config` names and opens nothing.
+    ///
+    /// # Errors
+    /// A certificate cannot be used.
+    pub fn check(config: &Config) -> Result<(), StartError> {
+        handshakes(config).map(drop)
+    }
+
+    fn serve(&mut self, listener: Opened, connections: &Connections, shutdown: &CancellationToken) {
+        let Opened { socket, bind, config, handshake } = listener;
+        info!(address = %bind, tls = config.tls.is_some(), websocket = config.websocket.is_some(),
+            "listening for MQTT clients");
+        self.addresses.push(bind);
+        let (counters, stop) = (Arc::clone(&self.counters), shutdown.child_token());
+        let shared = &connections.0.config;
+        if let Some(certificates) = handshake.certificates.clone() {
+            let (every, counters) = (shared.certificate_interval, Arc::clone(&counters));
+            self.tasks.spawn(certificates.watch(every, counters, shutdown.child_token()));
+        }
+        let (patience, connections) = (shared.drain_timeout, connections.clone());
+        let is_plain = handshake.is_empty();
+        let handshake = Arc::new(handshake);
+        match socket {
+            // by far the most connections: no layer, no call through a table
+            OpenSocket::Tcp(socket) if is_plain => {
+                let serve = move |stream, peer, stop| {
+                    let connections = connections.clone();
+                    async move { connections.serve(stream, peer, stop).await }
+                };
+                self.tasks.spawn(Listener::new(socket, &config, patience, counters).run(serve, stop));
+            }
+            OpenSocket::Tcp(socket) => {
+                let serve = move |stream, peer, stop| {
+                    Arc::clone(&handshake).serve(connections.clone(), stream, peer, stop)
+                };
+                self.tasks.spawn(Listener::new(socket, &config, patience, counters).run(serve, stop));
+            }
+            OpenSocket::Unix(socket) => {
+                let serve = move |stream, peer, stop| {
+                    Arc::clone(&handshake).serve(connections.clone(), stream, peer, stop)
+                };
+                self.tasks.spawn(Listener::new(socket, &config, patience, counters).run(serve, stop));
+            }
+        }
+    }
+
     /// Where clients are waited for, in the order of the configuration, with the ports the system chose.
     #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> &[Bind] {
         &self.addresses
     }
 
@@ -82,6 +148,40 @@ impl Gateway {
 
     /// Returns when, after the shutdown was asked for, every connection has ended.
     pub async fn stopped(mut self) {
-        while self.listeners.join_next().await.is_some() {}
+        while self.tasks.join_next().await.is_some() {}
     }
+}
+
+/// What the connections of each listener go through first.
+fn handshakes(config: &Config) -> Result<Vec<Handshake>, StartError> {
+    let packet = usize::try_from(config.limits.max_packet_size).unwrap_or(usize::MAX);
+    let largest_message = packet.saturating_mul(2).max(WEBSOCKET_MESSAGE);
+    let of = |(index, listener): (usize, &ListenerConfig)| {
+        let certificates = listener.tls.clone().map(Certificates::load).transpose();
+        let certificates =
+            certificates.map_err(|source| StartError::Certificate { listener: index, source })?;
+        Ok(Handshake {
+            proxy: listener.proxy_protocol,
+            certificates: certificates.map(Arc::new),
+            upgrade: listener.websocket.clone().map(|path| Upgrade { path, largest_message }),
+            timeout: listener.handshake_timeout,
+        })
+    };
+    config.listeners.iter().enumerate().map(of).collect()
+}
+
+fn open(config: &ListenerConfig, handshake: Handshake) -> io::Result<Opened> {
+    let (socket, bind) = match &config.bind {
+        Bind::Tcp(address) => {
+            let socket = open_tcp(*address)?;
+            let bind = socket.bind()?;
+            (OpenSocket::Tcp(socket), bind)
+        }
+        Bind::Unix(path) => {
+            let socket = UnixSocket::open(path)?;
+            let bind = socket.bind()?;
+            (OpenSocket::Unix(socket), bind)
+        }
+    };
+    Ok(Opened { socket, bind, config: config.clone(), handshake })
 }

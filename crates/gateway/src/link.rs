@@ -1,16 +1,16 @@
 //! What the driver needs of a connection: bytes in, bytes out, and word when either is possible.
 //!
 //! A link waits for bytes without a buffer to put them into: reading and writing never wait, waiting never
-//! reads. TCP is one; whatever else carries MQTT (TLS, WebSocket) becomes one. Knows no MQTT.
+//! reads. TCP and Unix sockets are links; TLS and WebSocket are links over links. Knows no MQTT.
 //! Start at [`Link`].
 
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
 use tokio::io::AsyncWrite;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_util::io::poll_read_buf;
 
 /// A connection that carries bytes both ways. One task owns it.
@@ -39,11 +39,30 @@ pub trait Link: Send + 'static {
     /// `WouldBlock` if none can be taken now; else the connection is broken.
     fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize>;
 
-    /// Says that nothing more will be written.
+    /// Says that nothing more will be written, after what it holds. May be called again until it succeeds.
     ///
     /// # Errors
     /// `WouldBlock` if it cannot be said now; else the connection is broken.
     fn finish(&mut self) -> io::Result<()>;
+
+    /// Bytes of its own wait until they can be written: an encrypted record, the answer to a ping. Bounded.
+    fn holds(&self) -> bool {
+        false
+    }
+
+    /// Writes what it holds.
+    ///
+    /// # Errors
+    /// `WouldBlock` if not all can be written now; else the connection is broken.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// After [`finish`](Self::finish) the other side has its own last word, without which it takes the connection
+    /// for broken.
+    fn closes_together(&self) -> bool {
+        false
+    }
 }
 
 /// What Tokio's streams do when they have no task to wake: a partial read or write tells them that the
@@ -55,28 +74,85 @@ fn at_once<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
     }
 }
 
-impl Link for TcpStream {
+macro_rules! links {
+    ($($stream:ty),*) => {$(
+        impl Link for $stream {
+            fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.poll_read_ready(context)
+            }
+
+            fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+                self.poll_write_ready(context)
+            }
+
+            fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+                let mut context = Context::from_waker(Waker::noop());
+                at_once(poll_read_buf(Pin::new(self), &mut context, buffer))
+            }
+
+            fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+                let mut context = Context::from_waker(Waker::noop());
+                at_once(Pin::new(self).poll_write_vectored(&mut context, pieces))
+            }
+
+            fn finish(&mut self) -> io::Result<()> {
+                let mut context = Context::from_waker(Waker::noop());
+                at_once(Pin::new(self).poll_shutdown(&mut context))
+            }
+        }
+    )*};
+}
+links!(TcpStream, UnixStream);
+
+/// What is not plain TCP: layers cost more than this call, and one driver serves them all.
+impl Link for Box<dyn Link + Sync> {
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_read_ready(context)
+        (**self).poll_readable(context)
     }
 
     fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_write_ready(context)
+        (**self).poll_writable(context)
     }
 
     fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
-        let mut context = Context::from_waker(Waker::noop());
-        at_once(poll_read_buf(Pin::new(self), &mut context, buffer))
+        (**self).read(buffer)
     }
 
     fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut context = Context::from_waker(Waker::noop());
-        at_once(Pin::new(self).poll_write_vectored(&mut context, pieces))
+        (**self).write(pieces)
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        let mut context = Context::from_waker(Waker::noop());
-        at_once(Pin::new(self).poll_shutdown(&mut context))
+        (**self).finish()
+    }
+
+    fn holds(&self) -> bool {
+        (**self).holds()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (**self).flush()
+    }
+
+    fn closes_together(&self) -> bool {
+        (**self).closes_together()
+    }
+}
+
+/// A link as the libraries write to it that know no links.
+pub(crate) struct Through<'a, L>(pub(crate) &'a mut L);
+
+impl<L: Link> Write for Through<'_, L> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.write(pieces)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 

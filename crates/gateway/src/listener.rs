@@ -1,19 +1,22 @@
 //! Waits for clients at one address: how many are taken, and what happens when the system has none to give.
 //!
-//! Owns the connection tasks of its address and ends them. Knows no MQTT. Start at [`Listener::run`].
+//! Owns the connection tasks of its address and ends them. Knows no MQTT and nothing of what comes before it. Start at
+//! [`Listener::run`].
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use crate::{Counters, ListenerConfig};
+use crate::{Bind, Counters, ListenerConfig, Peer};
 
 /// Connections that the system keeps until they are accepted: what a storm of reconnecting clients needs.
 const BACKLOG: i32 = 4096;
@@ -25,47 +28,128 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_
 /// alive.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
 
+/// A socket that hands over connections.
+pub(crate) trait Accept: Send + Sync {
+    /// A connection.
+    type Stream: Send;
+
+    /// Waits for the next one. Cancel-safe.
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
+
+    /// Sets what the system should do with it.
+    fn prepare(stream: &Self::Stream) -> io::Result<()>;
+
+    /// Where it listens, with the port that the system chose.
+    fn bind(&self) -> io::Result<Bind>;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<(TcpStream, Peer)> {
+        self.accept().await.map(|(stream, address)| (stream, address.into()))
+    }
+
+    fn prepare(stream: &TcpStream) -> io::Result<()> {
+        stream.set_nodelay(true)?;
+        SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(PROBE_AFTER))
+    }
+
+    fn bind(&self) -> io::Result<Bind> {
+        self.local_addr().map(Bind::Tcp)
+    }
+}
+
+/// Opens an address.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn open_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// A Unix socket and its file, which goes when this does.
+#[derive(Debug)]
+pub(crate) struct UnixSocket {
+    socket: UnixListener,
+    path: PathBuf,
+}
+
+impl UnixSocket {
+    /// Makes the file, in the place of one that a process left behind.
+    ///
+    /// # Errors
+    /// What the system says; `AddrInUse` if somebody listens there or the file is no socket.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let metadata = std::fs::symlink_metadata(path);
+        if metadata.is_ok_and(|metadata| metadata.file_type().is_socket()) && is_left_behind(path) {
+            std::fs::remove_file(path)?;
+        }
+        Ok(Self { socket: UnixListener::bind(path)?, path: path.to_owned() })
+    }
+}
+
+fn is_left_behind(path: &Path) -> bool {
+    let connected = std::os::unix::net::UnixStream::connect(path);
+    connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+impl Drop for UnixSocket {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            debug!(path = %self.path.display(), %error, "the file of a Unix socket was not there to remove");
+        }
+    }
+}
+
+impl Accept for UnixSocket {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<(UnixStream, Peer)> {
+        self.socket.accept().await.map(|(stream, _)| (stream, Peer::local()))
+    }
+
+    fn prepare(_: &UnixStream) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn bind(&self) -> io::Result<Bind> {
+        Ok(Bind::Unix(self.path.clone()))
+    }
+}
+
 /// One address where clients are waited for.
 #[derive(Debug)]
-pub(crate) struct Listener {
-    socket: TcpListener,
+pub(crate) struct Listener<A> {
+    socket: A,
     max_connections: usize,
     drain_timeout: Duration,
     counters: Arc<Counters>,
 }
 
-impl Listener {
-    /// Opens the address. Must be called within a Tokio runtime.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub(crate) fn bind(
-        config: ListenerConfig,
+impl<A: Accept> Listener<A> {
+    pub(crate) fn new(
+        socket: A,
+        config: &ListenerConfig,
         drain_timeout: Duration,
         counters: Arc<Counters>,
-    ) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(config.bind), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        if config.bind.is_ipv6() {
-            socket.set_only_v6(false)?;
-        }
-        socket.bind(&config.bind.into())?;
-        socket.listen(BACKLOG)?;
-        let socket = TcpListener::from_std(socket.into())?;
-        Ok(Self { socket, max_connections: config.max_connections, drain_timeout, counters })
-    }
-
-    /// The address, with the port that the system chose.
-    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+    ) -> Self {
+        Self { socket, max_connections: config.max_connections, drain_timeout, counters }
     }
 
     /// Takes connections until `stop` and has each served by a task of its own; then waits until all have
     /// ended and cuts those that take too long.
     pub(crate) async fn run<F>(
         self,
-        serve: impl Fn(TcpStream, SocketAddr, CancellationToken) -> F,
+        serve: impl Fn(A::Stream, Peer, CancellationToken) -> F,
         stop: CancellationToken,
     ) where
         F: Future<Output = ()> + Send + 'static,
@@ -80,7 +164,7 @@ impl Listener {
                 accepted = self.socket.accept() => match accepted {
                     Ok((stream, peer)) => {
                         pause = PAUSES.0;
-                        if self.admits(&stream, peer, connections.len()) {
+                        if self.admits(&stream, &peer, connections.len()) {
                             // a token of its own: all asking one shared token would fight over its lock
                             connections.spawn(serve(stream, peer, stop.child_token()));
                         }
@@ -94,13 +178,13 @@ impl Listener {
         end_all(&mut connections, drain_timeout, &counters).await;
     }
 
-    fn admits(&self, stream: &TcpStream, peer: SocketAddr, open: usize) -> bool {
+    fn admits(&self, stream: &A::Stream, peer: &Peer, open: usize) -> bool {
         if open >= self.max_connections {
             self.counters.connections_refused_total.increment();
             debug!(%peer, limit = self.max_connections, "refused: too many connections");
             return false;
         }
-        if let Err(error) = prepare(stream) {
+        if let Err(error) = A::prepare(stream) {
             debug!(%peer, %error, "closed before it began");
             return false;
         }
@@ -128,11 +212,6 @@ impl Listener {
 fn concerns_one_connection(kind: io::ErrorKind) -> bool {
     use io::ErrorKind as Kind;
     matches!(kind, Kind::ConnectionAborted | Kind::ConnectionReset | Kind::Interrupted)
-}
-
-fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(PROBE_AFTER))
 }
 
 async fn end_all(connections: &mut JoinSet<()>, within: Duration, counters: &Counters) {
@@ -175,22 +254,23 @@ mod tests {
 
     fn start<F>(
         max_connections: usize,
-        serve: impl Fn(TcpStream, SocketAddr, CancellationToken) -> F + Send + Sync + 'static,
+        serve: impl Fn(TcpStream, Peer, CancellationToken) -> F + Send + Sync + 'static,
     ) -> Running
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let counters = Arc::new(Counters::default());
-        let config = ListenerConfig { bind: LOOPBACK, max_connections };
+        let config = ListenerConfig { max_connections, ..ListenerConfig::new(LOOPBACK) };
         let patience = Duration::from_millis(100);
-        let listener = Listener::bind(config, patience, Arc::clone(&counters)).unwrap();
-        let (address, stop) = (listener.address().unwrap(), CancellationToken::new());
+        let socket = open_tcp(LOOPBACK).unwrap();
+        let (address, stop) = (socket.local_addr().unwrap(), CancellationToken::new());
+        let listener = Listener::new(socket, &config, patience, Arc::clone(&counters));
         let task = tokio::spawn(listener.run(serve, stop.clone()));
         Running { address, counters, stop, task }
     }
 
     /// Sends one byte to greet, then ends when the client or the server does.
-    async fn greet(mut stream: TcpStream, _: SocketAddr, stop: CancellationToken) {
+    async fn greet(mut stream: TcpStream, _: Peer, stop: CancellationToken) {
         stream.write_all(b"!").await.unwrap();
         let mut end = [0];
         tokio::select! {
@@ -260,6 +340,22 @@ mod tests {
         running.stop.cancel();
         running.task.await.unwrap();
         assert_eq!(running.counters.connections_panicked_total.get(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_replaces_a_dead_one_and_spares_what_is_alive() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mqtt.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap()); // leaves its file
+        let socket = UnixSocket::open(&path).unwrap();
+        assert_eq!(socket.bind().unwrap(), Bind::Unix(path.clone()));
+        assert_eq!(UnixSocket::open(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert!(UnixStream::connect(&path).await.is_ok());
+        drop(socket);
+        assert!(!path.exists());
+        std::fs::write(&path, "a file of somebody").unwrap();
+        assert_eq!(UnixSocket::open(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert!(path.exists());
     }
 
     #[test]

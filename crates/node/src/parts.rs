@@ -3,8 +3,9 @@
 //! Knows the defaults that no key sets. Start at [`cluster`].
 
 use std::num::NonZeroU16;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use zwerm_wire::QoS;
 
@@ -13,7 +14,9 @@ use crate::identity::Identity;
 
 /// The part of the cluster that this node is.
 pub(crate) fn cluster(config: &Config, identity: &Identity) -> zwerm_cluster::Config {
-    let mqtt_addr = config.listeners.first().map(|listener| listener.bind.to_string());
+    // what others show of this node; an address says more than a file of this machine
+    let by_address = config.listeners.iter().find(|listener| listener.bind.tcp().is_some());
+    let mqtt_addr = by_address.or(config.listeners.first()).map(|listener| listener.bind.to_string());
     zwerm_cluster::Config {
         id: identity.id,
         name: identity.name.clone(),
@@ -77,16 +80,41 @@ pub(crate) fn broker(config: &Config) -> zwerm_broker::Config {
 
 /// The gateway.
 pub(crate) fn gateway(config: &Config) -> zwerm_gateway::Config {
-    let listener = |listener: &config::ListenerConfig| zwerm_gateway::ListenerConfig {
-        bind: listener.bind,
-        max_connections: listener.max_connections,
-    };
     zwerm_gateway::Config {
         listeners: config.listeners.iter().map(listener).collect(),
         limits: limits(&config.mqtt),
         strict_utf8: config.mqtt.strict_utf8,
         ..zwerm_gateway::Config::default()
     }
+}
+
+fn listener(listener: &config::ListenerConfig) -> zwerm_gateway::ListenerConfig {
+    zwerm_gateway::ListenerConfig {
+        bind: listener.bind.clone(),
+        max_connections: listener.max_connections,
+        proxy_protocol: listener.proxy_protocol,
+        tls: listener.kind.has_tls().then(|| tls(listener)).flatten(),
+        websocket: listener.kind.is_websocket().then(|| listener.path.clone()),
+        handshake_timeout: Duration::from_secs(listener.handshake_timeout),
+    }
+}
+
+/// `None` only for what the check of the configuration has refused.
+fn tls(listener: &config::ListenerConfig) -> Option<zwerm_gateway::TlsConfig> {
+    let client = |ca: &PathBuf| zwerm_gateway::ClientCertificates {
+        ca: ca.clone(),
+        required: listener.client_certificate == config::ClientCertificate::Required,
+        as_username: listener.certificate_as_username,
+    };
+    Some(zwerm_gateway::TlsConfig {
+        cert: listener.cert.clone()?,
+        key: listener.key.clone()?,
+        min_version: match listener.tls_min_version {
+            config::TlsVersion::V1_2 => zwerm_gateway::TlsVersion::V1_2,
+            config::TlsVersion::V1_3 => zwerm_gateway::TlsVersion::V1_3,
+        },
+        client: listener.client_ca.as_ref().map(client),
+    })
 }
 
 fn limits(mqtt: &config::MqttConfig) -> zwerm_session::Limits {

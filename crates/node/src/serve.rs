@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::config::{self, Config, Override, Sources};
-use crate::{app, identity, shutdown, telemetry};
+use crate::{app, identity, parts, shutdown, telemetry};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -112,6 +112,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let config = arguments.load()?;
     if arguments.check {
+        zwerm_gateway::Gateway::check(&parts::gateway(&config))?;
         return Ok(io::stdout().write_all(config.to_string().as_bytes())?);
     }
     telemetry::start(&config.log)?;
@@ -169,7 +170,7 @@ mod tests {
         ]);
         let config = Config::load(&Sources { flags: arguments.overrides(), ..Sources::default() }).unwrap();
         assert_eq!((config.node.name.as_str(), config.node.data_dir.to_str()), ("n", Some("/d")));
-        assert_eq!(config.listeners[0].bind.port(), 1);
+        assert_eq!(config.listeners[0].bind.to_string(), "127.0.0.1:1");
         assert_eq!((config.http.bind.port(), config.cluster.listen.port()), (2, 3));
         assert_eq!(config.cluster.peers, ["a:1", "b:2"]);
         assert_eq!((config.cluster.bootstrap_expect, config.mqtt.max_qos), (3, 1));

@@ -210,6 +210,18 @@ impl View {
             "connections over a limit",
             gateway.connections_refused_total.get(),
         );
+        let refused = gateway.handshakes_refused_total().map(|(reason, count)| ([("reason", reason)], count));
+        out.counters("handshakes_refused", "connections that did not get to MQTT, by reason", refused);
+        let tls = [
+            ([("kind", "full")], gateway.tls_full_total.get()),
+            ([("kind", "resumed")], gateway.tls_resumed_total.get()),
+        ];
+        out.counters("tls_handshakes", "TLS handshakes; resumed ones continued a session of before", tls);
+        let certificates = [
+            ([("result", "used")], gateway.certificates_reloaded_total.get()),
+            ([("result", "unusable")], gateway.certificates_broken_total.get()),
+        ];
+        out.counters("certificate_reloads", "changed certificates that were read again", certificates);
         out.counter("attached", "clients that became attached", broker.attached.get());
         out.counter("attach_failed", "CONNECTs without an agreed owner", broker.attach_failed.get());
         let endings = gateway.endings_total().map(|(cause, count)| ([("cause", cause)], count));

@@ -42,6 +42,10 @@ impl Server {
         Self { world, connections, stop: CancellationToken::new(), tasks: TaskTracker::new() }
     }
 
+    pub fn broker(&self) -> Broker {
+        self.world.app(1).clone()
+    }
+
     /// The client's end of a connection that is served.
     fn open(&self) -> MemoryLink {
         let (near, far) = MemoryLink::pair(64 * 1024);
@@ -99,6 +103,17 @@ pub fn publish(topic: &'static str, payload: &str, qos: QoS, packet_id: u16) -> 
         properties: None,
         payload: Bytes::copy_from_slice(payload.as_bytes()),
     }
+}
+
+pub fn subscription(filter: &'static str, qos: QoS) -> Subscribe {
+    let options = SubscribeOptions {
+        qos,
+        no_local: false,
+        retain_as_published: false,
+        retain_handling: RetainHandling::Send,
+    };
+    let filters = vec![SubscribeFilter { filter: TopicFilter::new(filter).unwrap(), options }];
+    Subscribe { packet_id: id(1), subscription_id: None, user: Vec::new(), filters }
 }
 
 pub fn id(number: u16) -> PacketId {
@@ -172,15 +187,7 @@ impl Client {
     }
 
     pub async fn subscribe(&mut self, filter: &'static str, qos: QoS) {
-        let options = SubscribeOptions {
-            qos,
-            no_local: false,
-            retain_as_published: false,
-            retain_handling: RetainHandling::Send,
-        };
-        let filters = vec![SubscribeFilter { filter: TopicFilter::new(filter).unwrap(), options }];
-        let subscribe = Subscribe { packet_id: id(1), subscription_id: None, user: Vec::new(), filters };
-        self.send(Packet::Subscribe(subscribe)).await;
+        self.send(Packet::Subscribe(subscription(filter, qos))).await;
         let Packet::SubAck(suback) = self.next().await else { panic!("no SUBACK") };
         assert!(!suback.reasons[0].is_error());
     }

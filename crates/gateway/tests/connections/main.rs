@@ -1,4 +1,5 @@
-//! Connections as a client sees them: packets over links in memory, on a cluster of one node. No sockets.
+//! Connections as a client sees them: packets over links in memory, on a cluster of one node; and over sockets, through
+//! everything that may come before MQTT.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -18,3 +19,4 @@ mod client;
 mod durable;
 mod endings;
 mod shared;
+mod transports;

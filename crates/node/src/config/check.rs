@@ -3,12 +3,12 @@
 //! Types and ranges are checked while loading; here everything is in its place. Start at [`check`].
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use tracing_subscriber::EnvFilter;
 
+use super::keys::{LISTENER_KEYS, idle};
 use super::load::Said;
-use super::{Config, ConfigError};
+use super::{Bind, Config, ConfigError, ListenerConfig};
 
 /// Checks what only the whole can tell.
 pub(super) fn check(config: &Config, said: &Said) -> Result<(), ConfigError> {
@@ -16,6 +16,7 @@ pub(super) fn check(config: &Config, said: &Said) -> Result<(), ConfigError> {
     rules.name()?;
     rules.data_dir()?;
     rules.cluster()?;
+    rules.listeners()?;
     rules.addresses()?;
     rules.anonymous()?;
     rules.log()
@@ -80,24 +81,73 @@ impl Rules<'_> {
         Ok(())
     }
 
-    /// Every address this node listens on, with its key.
-    fn bound(&self) -> Vec<(String, SocketAddr)> {
+    fn listeners(&self) -> Result<(), ConfigError> {
+        for (index, listener) in self.config.listeners.iter().enumerate() {
+            let key = |name: &str| format!("listener.{index}.{name}");
+            for name in LISTENER_KEYS.iter().map(|key| key.name) {
+                match idle(listener, name) {
+                    Some(problem) if self.said.explicitly(&key(name)) => {
+                        return self.refused(&key(name), problem);
+                    }
+                    _ => {}
+                }
+            }
+            self.files(index, listener)?;
+            if !listener.path.starts_with('/') || listener.path.contains(['?', '#', ' ']) {
+                let problem = format!("{:?} is no path; it begins with \"/\", like \"/mqtt\"", listener.path);
+                return self.refused(&key("path"), problem);
+            }
+            if let Bind::Unix(path) = &listener.bind
+                && (listener.kind.has_tls() || path.as_os_str().is_empty())
+            {
+                let problem = "a Unix socket has a path and no TLS: kind \"mqtt\" or \"ws\"";
+                return self.refused(&key("bind"), problem);
+            }
+        }
+        Ok(())
+    }
+
+    /// TLS needs a certificate and a key. What is in the files is seen at the start.
+    fn files(&self, index: usize, listener: &ListenerConfig) -> Result<(), ConfigError> {
+        let files = [("cert", &listener.cert), ("key", &listener.key), ("client_ca", &listener.client_ca)];
+        for (name, file) in files {
+            let key = format!("listener.{index}.{name}");
+            match file {
+                None if listener.kind.has_tls() && name != "client_ca" => {
+                    let kind = listener.kind.as_str();
+                    // where the kind was said, for the key itself was not
+                    let origin = self.said.origin(&format!("listener.{index}.kind"));
+                    let problem = format!("kind \"{kind}\" needs it: name a PEM file");
+                    return Err(ConfigError::Key { origin, key, problem });
+                }
+                Some(file) if file.as_os_str().is_empty() => {
+                    return self.refused(&key, "is empty; name a PEM file");
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Every place this node listens at, with its key.
+    fn bound(&self) -> Vec<(String, Bind)> {
         let listeners = self.config.listeners.iter().enumerate();
-        let mut bound: Vec<_> =
-            listeners.map(|(index, listener)| (format!("listener.{index}.bind"), listener.bind)).collect();
-        bound.push(("http.bind".into(), self.config.http.bind));
-        bound.push(("cluster.listen".into(), self.config.cluster.listen));
+        let mut bound: Vec<_> = listeners
+            .map(|(index, listener)| (format!("listener.{index}.bind"), listener.bind.clone()))
+            .collect();
+        bound.push(("http.bind".into(), self.config.http.bind.into()));
+        bound.push(("cluster.listen".into(), self.config.cluster.listen.into()));
         bound
     }
 
     fn addresses(&self) -> Result<(), ConfigError> {
         let mut taken = BTreeMap::new();
-        for (key, address) in self.bound() {
-            if address.port() == 0 {
+        for (key, place) in self.bound() {
+            if place.tcp().is_some_and(|address| address.port() == 0) {
                 return self.refused(&key, "port 0 is no port that anybody could find; choose one");
             }
-            if let Some(other) = taken.insert(address, key.clone()) {
-                return self.refused(&key, format!("{address} is already taken by {other}"));
+            if let Some(other) = taken.insert(place.clone(), key.clone()) {
+                return self.refused(&key, format!("{place} is already taken by {other}"));
             }
         }
         Ok(())
@@ -111,12 +161,13 @@ impl Rules<'_> {
                 "false is not available in this version: there is no user store yet, so no client could connect",
             );
         }
-        let open = self.bound().into_iter().find(|(_, address)| !address.ip().is_loopback());
+        let is_open = |place: &Bind| place.tcp().is_some_and(|address| !address.ip().is_loopback());
+        let open = self.bound().into_iter().find(|(_, place)| is_open(place));
         match open {
-            Some((key, address)) if !self.said.explicitly(KEY) => self.refused(
+            Some((key, place)) if !self.said.explicitly(KEY) => self.refused(
                 &key,
                 format!(
-                    "{address} can be reached from other machines and clients are admitted without a password; \
+                    "{place} can be reached from other machines and clients are admitted without a password; \
                      set {KEY} = true if you want that, or bind to 127.0.0.1"
                 ),
             ),

@@ -1,7 +1,7 @@
 //! Every key of the configuration, once: its name, its field, its limits and what it does.
 //!
-//! Loading, showing and the reference document walk these tables. A key that does nothing yet is not here
-//! but in [`LATER`], so that nobody believes it works.
+//! Loading, showing and the reference document walk these tables. A key that does nothing yet is not here, so that
+//! nobody believes it works.
 
 use super::{Config, Limits, ListenerConfig, Setting};
 
@@ -28,15 +28,6 @@ const fn within<T>(least: u64, most: u64, key: &Key<T>) -> Key<T> {
     Key { name: key.name, field: key.field, limits: Limits { least, most }, doc: key.doc }
 }
 
-/// Keys that the design names but that do nothing yet, and what will bring them.
-pub(super) const LATER: [(&str, &str); 5] = [
-    ("listener.path", "WebSocket listeners"),
-    ("listener.cert", "TLS listeners"),
-    ("listener.key", "TLS listeners"),
-    ("listener.client_ca", "TLS listeners"),
-    ("listener.proxy_protocol", "the PROXY protocol"),
-];
-
 /// The name of the repeatable table of listeners.
 pub(super) const LISTENER: &str = "listener";
 
@@ -45,8 +36,19 @@ pub(super) const LISTENER_DOC: &str = "Where clients connect; repeat the table f
      Environment variables and flags (`ZWERM_LISTENER__BIND`) set the first listener.";
 
 pub(super) const LISTENER_KEYS: &[Key<ListenerConfig>] = &[
-    key("kind", |l| &mut l.kind, "What is spoken there: MQTT over TCP."),
-    key("bind", |l| &mut l.bind, "Address and port to listen on. Each listener needs its own."),
+    key(
+        "kind",
+        |l| &mut l.kind,
+        "What is spoken there. `mqtt`: MQTT over TCP; `mqtts`: the same under TLS; `ws`: MQTT over WebSocket, in binary \
+         frames, subprotocol `mqtt` (or `mqttv3.1`); `wss`: the same under TLS. A WebSocket message may have twice \
+         `mqtt.max_packet_size`, and 1 MiB in any case.",
+    ),
+    key(
+        "bind",
+        |l| &mut l.bind,
+        "Where to listen. Each listener needs its own. A Unix socket (kinds `mqtt` and `ws`) is a file that is made at the \
+         start and removed at the end; who may connect is up to the permissions of its directory.",
+    ),
     within(
         1,
         10_000_000,
@@ -56,7 +58,80 @@ pub(super) const LISTENER_KEYS: &[Key<ListenerConfig>] = &[
             "Clients connected at a time; further connections are closed at once.",
         ),
     ),
+    within(
+        1,
+        300,
+        &key(
+            "handshake_timeout",
+            |l| &mut l.handshake_timeout,
+            "Seconds for all that comes before MQTT: PROXY header, TLS, WebSocket request. MQTT's CONNECT has a time limit of \
+             its own.",
+        ),
+    ),
+    key(
+        "path",
+        |l| &mut l.path,
+        "Kinds `ws` and `wss`: the path of the WebSocket; requests for another are answered with 404.",
+    ),
+    key(
+        "cert",
+        |l| &mut l.cert,
+        "Kinds `mqtts` and `wss`: PEM file of the server's certificate, followed by those between it and its root. This file, \
+         `key` and `client_ca` are looked at every two seconds and read again when they have changed; new connections get \
+         the new ones and nobody is disconnected. What cannot be used is logged as an error and changes nothing.",
+    ),
+    key(
+        "key",
+        |l| &mut l.key,
+        "Kinds `mqtts` and `wss`: PEM file of the private key (PKCS #8, PKCS #1 or SEC 1).",
+    ),
+    key(
+        "tls_min_version",
+        |l| &mut l.tls_min_version,
+        "Kinds `mqtts` and `wss`: the oldest version of TLS that is spoken.",
+    ),
+    key(
+        "client_ca",
+        |l| &mut l.client_ca,
+        "Kinds `mqtts` and `wss`: PEM file of the authorities that sign the certificates of clients. Clients are asked for \
+         one when it is set; a web page whose browser has none cannot connect then, even if it is optional.",
+    ),
+    key(
+        "client_certificate",
+        |l| &mut l.client_certificate,
+        "With `client_ca`: `required` refuses clients without a certificate in the TLS handshake, `optional` admits them. A \
+         certificate that the authorities have not signed, or that has expired, is refused either way.",
+    ),
+    key(
+        "certificate_as_username",
+        |l| &mut l.certificate_as_username,
+        "With `client_ca`: the common name in a client's certificate, else its first alternative name, is its user name, and \
+         what CONNECT says of user name and password is ignored.",
+    ),
+    key(
+        "proxy_protocol",
+        |l| &mut l.proxy_protocol,
+        "Every connection begins with a PROXY protocol header (version 1 or 2), which says where the client is. Only the \
+         proxy must be able to reach such a listener: who can, can claim any address. Connections without a header are closed.",
+    ),
 ];
+
+/// Why a key means nothing to a listener as it is; `None`: it means something.
+pub(super) fn idle(listener: &ListenerConfig, name: &str) -> Option<String> {
+    let kind = listener.kind.as_str();
+    match name {
+        "path" if !listener.kind.is_websocket() => {
+            Some(format!("kind \"{kind}\" has no path; only \"ws\" and \"wss\" have"))
+        }
+        "cert" | "key" | "tls_min_version" | "client_ca" if !listener.kind.has_tls() => {
+            Some(format!("kind \"{kind}\" has no TLS; did you mean \"mqtts\" or \"wss\"?"))
+        }
+        "client_certificate" | "certificate_as_username" if listener.client_ca.is_none() => {
+            Some("clients are asked for certificates only where client_ca is set".to_owned())
+        }
+        _ => None,
+    }
+}
 
 pub(super) const SECTIONS: &[Section] = &[
     Section { name: "node", doc: "Who this node is.", keys: NODE },

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{Key, LATER, LISTENER, LISTENER_KEYS, SECTIONS};
+use super::keys::{Key, LISTENER, LISTENER_KEYS, SECTIONS};
 use super::{Config, ConfigError, ListenerConfig, Origin, Value, check};
 
 /// What the names of our environment variables begin with.
@@ -99,18 +99,10 @@ fn refused(origin: &Origin, key: &str, problem: impl Into<String>) -> ConfigErro
     ConfigError::Key { origin: origin.clone(), key: key.to_owned(), problem: problem.into() }
 }
 
-/// An unknown key, or one that is known to come.
 fn unknown<T>(origin: &Origin, section: &str, name: &str, keys: &[Key<T>]) -> ConfigError {
-    let full = format!("{section}.{name}");
-    if let Some((_, what)) = LATER.iter().find(|(key, _)| *key == full) {
-        return refused(
-            origin,
-            &full,
-            format!("not available in this version: it comes with {what}; remove it"),
-        );
-    }
     let known: Vec<_> = keys.iter().map(|key| key.name).collect();
-    refused(origin, &full, format!("unknown key; [{section}] has: {}", known.join(", ")))
+    let problem = format!("unknown key; [{section}] has: {}", known.join(", "));
+    refused(origin, &format!("{section}.{name}"), problem)
 }
 
 fn unknown_section(origin: &Origin, name: &str) -> ConfigError {

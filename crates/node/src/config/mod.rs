@@ -19,6 +19,8 @@ use std::path::PathBuf;
 
 use value::{Limits, Setting, Value, choices};
 
+pub use zwerm_gateway::Bind;
+
 pub use error::{ConfigError, Origin};
 pub use load::{Override, Sources};
 pub use show::reference;
@@ -83,9 +85,27 @@ pub struct ListenerConfig {
     /// What is spoken there.
     pub kind: ListenerKind,
     /// Where.
-    pub bind: SocketAddr,
+    pub bind: Bind,
     /// Clients at a time.
     pub max_connections: usize,
+    /// Seconds for what comes before MQTT.
+    pub handshake_timeout: u64,
+    /// Of a WebSocket.
+    pub path: String,
+    /// PEM file; there if and only if the kind has TLS.
+    pub cert: Option<PathBuf>,
+    /// PEM file, likewise.
+    pub key: Option<PathBuf>,
+    /// The oldest version of TLS.
+    pub tls_min_version: TlsVersion,
+    /// PEM file of those that sign certificates of clients; `None`: clients are not asked.
+    pub client_ca: Option<PathBuf>,
+    /// Whether a client must have one.
+    pub client_certificate: ClientCertificate,
+    /// Whether its name is the user name.
+    pub certificate_as_username: bool,
+    /// Whether a proxy says first where the client is.
+    pub proxy_protocol: bool,
 }
 
 choices! {
@@ -93,8 +113,50 @@ choices! {
     ListenerKind {
         /// MQTT over TCP.
         Mqtt = "mqtt",
+        /// MQTT over TLS.
+        Mqtts = "mqtts",
+        /// MQTT over WebSocket.
+        Ws = "ws",
+        /// MQTT over WebSocket over TLS.
+        Wss = "wss",
     }
-    later: ["mqtts", "ws", "wss"]
+    later: []
+}
+
+impl ListenerKind {
+    /// Whether TLS is spoken.
+    #[must_use]
+    pub fn has_tls(self) -> bool {
+        matches!(self, Self::Mqtts | Self::Wss)
+    }
+
+    /// Whether WebSocket is spoken.
+    #[must_use]
+    pub fn is_websocket(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+}
+
+choices! {
+    /// The oldest version of TLS that a listener speaks.
+    TlsVersion {
+        /// And 1.3.
+        V1_2 = "1.2",
+        /// Alone.
+        V1_3 = "1.3",
+    }
+    later: []
+}
+
+choices! {
+    /// Whether clients need a certificate.
+    ClientCertificate {
+        /// Without one they are refused.
+        Required = "required",
+        /// They may have one.
+        Optional = "optional",
+    }
+    later: []
 }
 
 /// `[http]`
@@ -238,7 +300,20 @@ fn loopback(port: u16) -> SocketAddr {
 
 impl Default for ListenerConfig {
     fn default() -> Self {
-        Self { kind: ListenerKind::Mqtt, bind: loopback(1883), max_connections: 100_000 }
+        Self {
+            kind: ListenerKind::Mqtt,
+            bind: loopback(1883).into(),
+            max_connections: 100_000,
+            handshake_timeout: 10,
+            path: "/mqtt".into(),
+            cert: None,
+            key: None,
+            tls_min_version: TlsVersion::V1_2,
+            client_ca: None,
+            client_certificate: ClientCertificate::Required,
+            certificate_as_username: false,
+            proxy_protocol: false,
+        }
     }
 }
 

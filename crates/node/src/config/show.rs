@@ -4,28 +4,33 @@
 
 use std::fmt::{self, Write as _};
 
-use super::keys::{Key, LATER, LISTENER, LISTENER_DOC, LISTENER_KEYS, SECTIONS};
+use super::keys::{Key, LISTENER, LISTENER_DOC, LISTENER_KEYS, SECTIONS, idle};
 use super::{Config, ListenerConfig};
 
 impl fmt::Display for Config {
-    /// As a TOML file that says every key.
+    /// As a TOML file that says every key that means something.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut config = self.clone();
         for section in SECTIONS {
             writeln!(f, "[{}]", section.name)?;
-            write_keys(f, &mut config, section.keys)?;
+            write_keys(f, &mut config, section.keys.iter())?;
             f.write_char('\n')?;
         }
         for (index, listener) in self.listeners.iter().enumerate() {
             let gap = if index == 0 { "" } else { "\n" };
             writeln!(f, "{gap}[[{LISTENER}]]")?;
-            write_keys(f, &mut listener.clone(), LISTENER_KEYS)?;
+            let keys = LISTENER_KEYS.iter().filter(|key| idle(listener, key.name).is_none());
+            write_keys(f, &mut listener.clone(), keys)?;
         }
         Ok(())
     }
 }
 
-fn write_keys<T>(f: &mut fmt::Formatter<'_>, target: &mut T, keys: &[Key<T>]) -> fmt::Result {
+fn write_keys<T: 'static>(
+    f: &mut fmt::Formatter<'_>,
+    target: &mut T,
+    keys: impl Iterator<Item = &'static Key<T>>,
+) -> fmt::Result {
     for key in keys {
         if let Some(value) = (key.field)(target).shown() {
             writeln!(f, "{} = {value}", key.name)?;
@@ -44,11 +49,6 @@ pub fn reference() -> String {
     }
     heading(&mut page, &format!("[[{LISTENER}]]"), LISTENER_DOC);
     table(&mut page, &mut ListenerConfig::default(), LISTENER_KEYS);
-    page.push_str("\n## Not available in this version\n\nThese keys are refused, not ignored:\n\n");
-    for (key, what) in LATER {
-        page.push_str(&format!("* `{key}` (comes with {what})\n"));
-    }
-    page.push_str("* `listener.kind` other than `\"mqtt\"` (comes with TLS and WebSocket listeners)\n");
     page
 }
 

@@ -45,7 +45,7 @@ fn flag(key: &str, value: &str) -> Override {
 fn nothing_said_is_a_single_node_on_loopback() {
     let config = Config::load(&Sources::default()).unwrap();
     assert_eq!(config, Config::default());
-    assert!(config.listeners.iter().all(|listener| listener.bind.ip().is_loopback()));
+    assert!(config.listeners.iter().all(|listener| listener.bind.tcp().unwrap().ip().is_loopback()));
     assert!(config.http.bind.ip().is_loopback() && config.cluster.listen.ip().is_loopback());
     assert_eq!((config.cluster.bootstrap_expect, config.cluster.shards), (1, 16));
     assert_eq!(config.cluster.advertised(), "127.0.0.1:7100");
@@ -64,11 +64,26 @@ bootstrap_expect = 3
 shards = 4
 snapshot_entries = 500
 [[listener]]
+kind = "wss"
+bind = "127.0.0.1:2885"
+max_connections = 10
+handshake_timeout = 3
+path = "/"
+cert = "/etc/zwerm/cert.pem"
+key = "/etc/zwerm/key.pem"
+tls_min_version = "1.3"
+client_ca = "/etc/zwerm/clients.pem"
+client_certificate = "optional"
+certificate_as_username = true
+proxy_protocol = true
+[[listener]]
 kind = "mqtt"
 bind = "0.0.0.0:2883"
-max_connections = 10
 [[listener]]
 bind = "[::1]:2884"
+[[listener]]
+kind = "ws"
+bind = "unix:/run/zwerm/ws.sock"
 [http]
 bind = "127.0.0.1:9090"
 [mqtt]
@@ -115,11 +130,26 @@ fn every_key() -> Config {
         },
         listeners: vec![
             ListenerConfig {
-                kind: ListenerKind::Mqtt,
-                bind: "0.0.0.0:2883".parse().unwrap(),
+                kind: ListenerKind::Wss,
+                bind: "127.0.0.1:2885".parse().unwrap(),
+                handshake_timeout: 3,
+                path: "/".into(),
+                cert: Some("/etc/zwerm/cert.pem".into()),
+                key: Some("/etc/zwerm/key.pem".into()),
+                tls_min_version: TlsVersion::V1_3,
+                client_ca: Some("/etc/zwerm/clients.pem".into()),
+                client_certificate: ClientCertificate::Optional,
+                certificate_as_username: true,
+                proxy_protocol: true,
                 max_connections: 10,
             },
+            ListenerConfig { bind: "0.0.0.0:2883".parse().unwrap(), ..ListenerConfig::default() },
             ListenerConfig { bind: "[::1]:2884".parse().unwrap(), ..ListenerConfig::default() },
+            ListenerConfig {
+                kind: ListenerKind::Ws,
+                bind: Bind::Unix("/run/zwerm/ws.sock".into()),
+                ..ListenerConfig::default()
+            },
         ],
         http: HttpConfig { bind: loopback(9090) },
         mqtt: MqttConfig {
@@ -212,13 +242,47 @@ const WRONG: &[(&str, &str)] = &[
         "zwerm.toml:2: mqtt.session_queue_full: expected `\"drop_oldest\"` or `\"drop_newest\"`, found \"block\"",
     ),
     (
-        "[[listener]]\nkind = \"mqtts\"",
-        "zwerm.toml:2: listener.kind: \"mqtts\" is not available in this version; `\"mqtt\"`",
+        "[[listener]]\nkind = \"quic\"",
+        "zwerm.toml:2: listener.kind: expected `\"mqtt\"` or `\"mqtts\"` or `\"ws\"` or `\"wss\"`, found \"quic\"",
     ),
-    ("[[listener]]\nkind = \"quic\"", "zwerm.toml:2: listener.kind: expected `\"mqtt\"`, found \"quic\""),
+    (
+        "[[listener]]\nkind = \"mqtts\"\nkey = \"k.pem\"",
+        "zwerm.toml:2: listener.0.cert: kind \"mqtts\" needs it: name a PEM file",
+    ),
+    (
+        "[[listener]]\nkind = \"wss\"\ncert = \"c.pem\"",
+        "zwerm.toml:2: listener.0.key: kind \"wss\" needs it: name a PEM file",
+    ),
+    (
+        "[[listener]]\nkind = \"wss\"\nkey = \"k.pem\"\ncert = \"\"",
+        "zwerm.toml:4: listener.0.cert: is empty; name a PEM file",
+    ),
     (
         "[[listener]]\ncert = \"x.pem\"",
-        "zwerm.toml:2: listener.cert: not available in this version: it comes with TLS listeners; remove it",
+        "zwerm.toml:2: listener.0.cert: kind \"mqtt\" has no TLS; did you mean \"mqtts\" or \"wss\"?",
+    ),
+    (
+        "[[listener]]\nkind = \"ws\"\ntls_min_version = \"1.3\"",
+        "zwerm.toml:3: listener.0.tls_min_version: kind \"ws\" has no TLS",
+    ),
+    (
+        "[[listener]]\nkind = \"mqtts\"\ncert = \"c\"\nkey = \"k\"\ncertificate_as_username = true",
+        "zwerm.toml:5: listener.0.certificate_as_username: clients are asked for certificates only where client_ca is set",
+    ),
+    (
+        "[[listener]]\nkind = \"mqtts\"\ntls_min_version = \"1.1\"",
+        "zwerm.toml:3: listener.tls_min_version: expected `\"1.2\"` or `\"1.3\"`, found \"1.1\"",
+    ),
+    ("[[listener]]\npath = \"/mqtt\"", "zwerm.toml:2: listener.0.path: kind \"mqtt\" has no path"),
+    ("[[listener]]\nkind = \"ws\"\npath = \"mqtt\"", "zwerm.toml:3: listener.0.path: \"mqtt\" is no path"),
+    ("[[listener]]\nbind = \"unix:\"", "zwerm.toml:2: listener.0.bind: a Unix socket has a path and no TLS"),
+    (
+        "[[listener]]\nkind = \"mqtts\"\nbind = \"unix:/s\"\ncert = \"c\"\nkey = \"k\"",
+        "zwerm.toml:3: listener.0.bind: a Unix socket has a path and no TLS",
+    ),
+    (
+        "[[listener]]\nbind = \"unix:/s\"\n[[listener]]\nbind = \"unix:/s\"",
+        "zwerm.toml:4: listener.1.bind: unix:/s is already taken by listener.0.bind",
     ),
     ("[listener]\nkind = \"mqtt\"", "zwerm.toml:1: listener: expected [[listener]], with double brackets"),
     ("listener = []", "zwerm.toml:1: listener: at least one listener is needed"),
@@ -290,7 +354,7 @@ fn lists_sizes_and_listeners_can_come_from_the_environment() {
     assert_eq!(config.cluster.peers, ["a:1", "b:2"]);
     assert_eq!(config.mqtt.max_packet_size, ByteSize(1 << 20));
     assert!(config.mqtt.strict_utf8);
-    assert_eq!(config.listeners.iter().map(|l| l.bind.port()).collect::<Vec<_>>(), [1884]);
+    assert_eq!(config.listeners.iter().map(|l| l.bind.to_string()).collect::<Vec<_>>(), ["0.0.0.0:1884"]);
 }
 
 #[test]
@@ -316,7 +380,7 @@ fn what_is_wrong_in_the_environment_or_a_flag_is_named_with_variable_or_flag() {
         (
             "ZWERM_LISTENER__KEY",
             "x",
-            "environment variable ZWERM_LISTENER__KEY: listener.key: not available in this version",
+            "environment variable ZWERM_LISTENER__KEY: listener.0.key: kind \"mqtt\" has no TLS",
         ),
         ("ZWERM_NODE__NAME", "a b", "environment variable ZWERM_NODE__NAME: node.name: \"a b\" is no name"),
     ];
@@ -352,7 +416,7 @@ fn a_missing_file_is_named() {
 #[test]
 fn an_open_address_is_fine_once_anonymous_clients_are_wanted() {
     let written = Written::new("[mqtt]\nallow_anonymous = true\n[[listener]]\nbind = \"0.0.0.0:1883\"");
-    assert_eq!(written.load().unwrap().listeners[0].bind.port(), 1883);
+    assert_eq!(written.load().unwrap().listeners[0].bind.to_string(), "0.0.0.0:1883");
 }
 
 #[test]
@@ -377,7 +441,9 @@ fn the_effective_default_reads_like_this() {
     assert!(printed.contains("\npeers = []\n"), "{printed}");
     assert!(
         printed.ends_with(
-            "\n[[listener]]\nkind = \"mqtt\"\nbind = \"127.0.0.1:1883\"\nmax_connections = 100000\n"
+            "\n[[listener]]\nkind = \"mqtt\"\nbind = \"127.0.0.1:1883\"\nmax_connections = 100000\n\
+             handshake_timeout = 10\n\
+             proxy_protocol = false\n"
         ),
         "{printed}"
     );

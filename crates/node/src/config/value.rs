@@ -9,6 +9,7 @@ use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use toml::de::DeValue;
+use zwerm_gateway::Bind;
 
 /// A value before anybody knows what type it should have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,6 +209,38 @@ impl Setting for PathBuf {
 
     fn accepts(&self, _: Limits) -> String {
         "a path".into()
+    }
+}
+
+impl Setting for Option<PathBuf> {
+    fn assign(&mut self, value: &Value, _: Limits) -> Result<(), String> {
+        *self = Some(value.text("a path")?.into());
+        Ok(())
+    }
+
+    fn shown(&self) -> Option<toml::Value> {
+        self.as_ref().and_then(Setting::shown)
+    }
+
+    fn accepts(&self, limits: Limits) -> String {
+        PathBuf::new().accepts(limits)
+    }
+}
+
+impl Setting for Bind {
+    fn assign(&mut self, value: &Value, _: Limits) -> Result<(), String> {
+        const WANTED: &str =
+            "an address and port like \"127.0.0.1:1883\" or \"[::1]:1883\", or \"unix:/path/of/a/socket\"";
+        *self = value.text(WANTED)?.parse().map_err(|_| value.wanted(WANTED))?;
+        Ok(())
+    }
+
+    fn shown(&self) -> Option<toml::Value> {
+        Some(self.to_string().into())
+    }
+
+    fn accepts(&self, _: Limits) -> String {
+        "`\"address:port\"` or `\"unix:/path\"`".into()
     }
 }
 

@@ -299,7 +299,7 @@ mod tests {
         let config = load();
         assert_eq!(config.node.name, "node-2");
         assert_eq!(config.node.data_dir, fs::canonicalize(&node.dir).unwrap());
-        assert_eq!(config.listeners[0].bind, node.mqtt);
+        assert_eq!(config.listeners[0].bind, node.mqtt.into());
         assert_eq!((config.http.bind, config.cluster.listen), (node.http, node.cluster));
         assert_eq!(config.cluster.peers, ["127.0.0.1:7100", "127.0.0.1:7101", "127.0.0.1:7102"]);
         assert_eq!(config.cluster.bootstrap_expect, 3);
