@@ -8,11 +8,11 @@ use crate::client::Client;
 use crate::packet::{Publish, Value, id, reason, two};
 
 pub(crate) const CASES: &[Case] = &[
-    case!(a_server_takes_the_aliases_it_allowed, V5 ["MQTT-3.3.2-12"]),
+    case!(a_server_takes_the_aliases_it_allowed, V5["MQTT-3.3.2-12"]),
     case!(an_alias_out_of_range_ends_the_connection, V5 ["MQTT-3.3.2-8", "MQTT-3.3.2-9", "MQTT-3.2.2-17"]),
-    case!(aliases_end_with_the_connection, V5 ["MQTT-3.3.2-7"]),
+    case!(aliases_end_with_the_connection, V5["MQTT-3.3.2-7"]),
     case!(a_server_keeps_within_the_alias_maximum, V5 ["MQTT-3.1.2-26", "MQTT-3.3.2-11"]),
-    case!(a_client_without_aliases_is_sent_none, V5 ["MQTT-3.1.2-27"]),
+    case!(a_client_without_aliases_is_sent_none, V5["MQTT-3.1.2-27"]),
 ];
 
 /// What the server allows, by its CONNACK.

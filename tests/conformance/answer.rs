@@ -73,7 +73,11 @@ pub(crate) fn varint(bytes: &[u8]) -> Read<Option<(usize, usize)>> {
             return Ok(Some((value, index + 1)));
         }
     }
-    if bytes.len() >= 4 { Err("a variable byte integer of more than four bytes".to_owned()) } else { Ok(None) }
+    if bytes.len() >= 4 {
+        Err("a variable byte integer of more than four bytes".to_owned())
+    } else {
+        Ok(None)
+    }
 }
 
 /// Reads one packet of a server that speaks `version`.
@@ -200,7 +204,8 @@ impl Reader<'_> {
         let id = self.id()?;
         let mut ack = Ack { first, id, code: 0, properties: Vec::new() };
         if self.version == Version::V5 && !self.rest.is_empty() {
-            let list = if matches!(first, first::PUBACK | first::PUBREC) { codes::PUBACK } else { codes::PUBREL };
+            let list =
+                if matches!(first, first::PUBACK | first::PUBREC) { codes::PUBACK } else { codes::PUBREL };
             ack.code = listed(self.byte()?, list, "acknowledgement (MQTT-3.4.2-1 to 3.7.2-1)")?;
             if !self.rest.is_empty() {
                 ack.properties = self.properties(REASON)?;

@@ -10,8 +10,8 @@ use crate::packet::{Publish, binary, block, first, id, packet, reason, text};
 pub(crate) const CASES: &[Case] = &[
     case!(an_unknown_method_is_refused,
         V5 ["MQTT-3.1.4-2", "MQTT-4.12.0-1", "MQTT-4.12.0-4"]),
-    case!(nothing_but_auth_may_come_before_connack, V5 ["MQTT-3.1.2-30"]),
-    case!(without_a_method_no_auth_is_sent, V5 ["MQTT-4.12.0-6"]),
+    case!(nothing_but_auth_may_come_before_connack, V5["MQTT-3.1.2-30"]),
+    case!(without_a_method_no_auth_is_sent, V5["MQTT-4.12.0-6"]),
     case!(auth_without_a_method_ends_the_connection, V5 ["MQTT-4.12.0-7", "MQTT-3.15.2-1"]),
 ];
 

@@ -113,7 +113,8 @@ impl Env {
     }
 }
 
-/// Cases whose broker is known to be wrong, and how. They are run, must fail, and are told of every time.
+/// Cases in which the broker is known to be wrong, and how: name, version, reason. They are run and told of every time,
+/// and fail nothing: some are wrong only now and then.
 pub(crate) type Known = &'static [(&'static str, Version, &'static str)];
 
 /// Runs cases against nodes, several at once; says how many there were.
@@ -158,8 +159,7 @@ pub(crate) async fn run(
         match (outcome, reason) {
             (Ok(()), None) => passed += 1,
             (Ok(()), Some(reason)) => {
-                failed += 1;
-                println!("PASSES {name} in {}: take it off the list ({reason})", version.number());
+                println!("KNOWN FAILURE that passed now, {name} in {}: {reason}", version.number());
             }
             (Err(error), Some(reason)) => {
                 println!("KNOWN FAILURE {name} in {}: {reason}: {error:#}", version.number());

@@ -244,7 +244,9 @@ impl Client {
             match self.packet().await? {
                 Some(Answer::Publish(_)) => {}
                 None if self.version != Version::V5 => return Ok(()),
-                Some(Answer::Disconnect(disconnect)) if disconnect.code == code => return self.closed().await,
+                Some(Answer::Disconnect(disconnect)) if disconnect.code == code => {
+                    return self.closed().await;
+                }
                 other => return self.wrong(&format!("the end of the connection ({code:#04x})"), other),
             }
         }

@@ -11,8 +11,8 @@ pub(crate) const CASES: &[Case] = &[
         V311 ["MQTT-3.14.4-1", "MQTT-3.14.4-2"],
         V5 ["MQTT-3.14.4-1", "MQTT-3.14.4-2"]),
     case!(a_server_that_disconnects_says_nothing_more, V5 ["MQTT-3.14.4-1", "MQTT-3.14.4-2", "MQTT-4.13.2-1"]),
-    case!(disconnect_may_say_more, V5 ["MQTT-3.14.2-1"]),
-    case!(a_server_sends_no_session_expiry, V5 ["MQTT-3.14.2-2"]),
+    case!(disconnect_may_say_more, V5["MQTT-3.14.2-1"]),
+    case!(a_server_sends_no_session_expiry, V5["MQTT-3.14.2-2"]),
 ];
 
 /// The client does not close: the server does.
@@ -22,7 +22,9 @@ async fn nothing_counts_after_disconnect(env: Env) -> Result<()> {
     witness.subscribe(&[(&topic, 0)]).await?;
     let mut client = env.client("a").await?;
     let after = [Publish::new(&topic, "after").bytes(env.version), vec![first::PINGREQ, 0]].concat();
-    client.send([Publish::new(&topic, "before").bytes(env.version), DISCONNECT.to_vec(), after].concat()).await?;
+    client
+        .send([Publish::new(&topic, "before").bytes(env.version), DISCONNECT.to_vec(), after].concat())
+        .await?;
     client.closed().await?;
     env.client("m").await?.publish(Publish::new(&topic, "marker"), 0).await?;
     witness.receives("before").await?;

@@ -11,10 +11,10 @@ use crate::packet::{Publish, Value, ack, ack_because, first, id, reason, two};
 pub(crate) const CASES: &[Case] = &[
     case!(a_server_keeps_within_the_receive_maximum,
         V5 ["MQTT-3.3.4-9", "MQTT-3.3.4-10", "MQTT-4.9.0-1", "MQTT-4.9.0-2", "MQTT-4.9.0-3"]),
-    case!(every_end_of_an_exchange_opens_the_window, V5 ["MQTT-4.9.0-2"]),
-    case!(a_client_over_the_receive_maximum_is_cut_off, V5 ["MQTT-3.3.4-7"]),
+    case!(every_end_of_an_exchange_opens_the_window, V5["MQTT-4.9.0-2"]),
+    case!(a_client_over_the_receive_maximum_is_cut_off, V5["MQTT-3.3.4-7"]),
     case!(a_client_with_a_full_window_is_served, V5 ["MQTT-3.3.4-8", "MQTT-4.9.0-3"]),
-    case!(the_window_of_a_new_connection_is_whole, V5 ["MQTT-4.9.0-1"]),
+    case!(the_window_of_a_new_connection_is_whole, V5["MQTT-4.9.0-1"]),
 ];
 
 /// A subscriber that takes so many at once.
@@ -91,7 +91,8 @@ pub(crate) fn allowed(client: &Client) -> u16 {
 
 pub(crate) async fn a_client_over_the_receive_maximum_is_cut_off(env: Env) -> Result<()> {
     let topic = env.topic("t");
-    let qos = if env.connect(&env.hello("q")).await?.connack.values(id::MAXIMUM_QOS).is_empty() { 2 } else { 1 };
+    let qos =
+        if env.connect(&env.hello("q")).await?.connack.values(id::MAXIMUM_QOS).is_empty() { 2 } else { 1 };
     ensure!(qos == 2, "this case needs QoS 2, whose places stay taken until PUBREL");
     let mut client = env.client("a").await?;
     let most = allowed(&client);

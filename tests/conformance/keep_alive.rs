@@ -17,9 +17,7 @@ pub(crate) const CASES: &[Case] = &[
     case!(a_client_that_pings_stays,
         V311 ["MQTT-3.1.2-23", "MQTT-3.12.4-1"],
         V5 ["MQTT-3.1.2-20", "MQTT-3.12.4-1"]),
-    case!(what_is_sent_to_a_client_keeps_it_not_alive,
-        V311 ["MQTT-3.1.2-24"],
-        V5 ["MQTT-3.1.2-22"]),
+    case!(what_is_sent_to_a_client_keeps_it_not_alive, V311["MQTT-3.1.2-24"], V5["MQTT-3.1.2-22"]),
 ];
 
 /// One and a half times one second, less what clocks round away.

@@ -13,9 +13,9 @@ use crate::packet::{Publish, Value, id, reason, two, variable};
 pub(crate) const SETTINGS: &[&str] = &["mqtt.overlapping=merged", "mqtt.topic_alias_maximum=0"];
 
 pub(crate) const CASES: &[Case] = &[
-    case!(one_copy_carries_all_identifiers, V5 ["MQTT-3.3.4-4"]),
-    case!(one_copy_has_the_highest_qos, V311 ["MQTT-3.3.5-1"], V5 ["MQTT-3.3.4-2"]),
-    case!(where_no_alias_is_allowed_one_ends_the_connection, V5 ["MQTT-3.2.2-18"]),
+    case!(one_copy_carries_all_identifiers, V5["MQTT-3.3.4-4"]),
+    case!(one_copy_has_the_highest_qos, V311["MQTT-3.3.5-1"], V5["MQTT-3.3.4-2"]),
+    case!(where_no_alias_is_allowed_one_ends_the_connection, V5["MQTT-3.2.2-18"]),
 ];
 
 async fn one_copy_carries_all_identifiers(env: Env) -> Result<()> {
@@ -30,8 +30,10 @@ async fn one_copy_carries_all_identifiers(env: Env) -> Result<()> {
         publisher.publish(Publish::new(env.topic("fence"), "fence"), 1).await?;
         let message = client.receives("x").await?;
         let identifiers = message.values(id::SUBSCRIPTION_ID);
-        let set: BTreeSet<u32> =
-            identifiers.iter().filter_map(|value| if let Value::Variable(id) = value { Some(*id) } else { None }).collect();
+        let set: BTreeSet<u32> = identifiers
+            .iter()
+            .filter_map(|value| if let Value::Variable(id) = value { Some(*id) } else { None })
+            .collect();
         ensure!(identifiers.len() == 3 && set == BTreeSet::from([1, 2, 300]), "{message:?}");
         client.receives("fence").await?;
         client.leave().await?;

@@ -31,22 +31,22 @@ pub(crate) const SETTINGS: &[&str] = &[
 ];
 
 pub(crate) const CASES: &[Case] = &[
-    case!(connack_says_what_is_allowed, V5 ["MQTT-3.2.2-9"]),
-    case!(a_higher_qos_is_granted_as_the_highest, V311 ["MQTT-3.8.4-5"], V5 ["MQTT-3.2.2-10"]),
+    case!(connack_says_what_is_allowed, V5["MQTT-3.2.2-9"]),
+    case!(a_higher_qos_is_granted_as_the_highest, V311["MQTT-3.8.4-5"], V5["MQTT-3.2.2-10"]),
     case!(a_message_above_the_maximum_qos_ends_the_connection, V311 [], V5 ["MQTT-3.2.2-11"]),
-    case!(a_will_above_the_maximum_qos_is_refused, V311 ["MQTT-3.2.2-6"], V5 ["MQTT-3.2.2-12"]),
-    case!(a_retained_will_is_refused, V311 ["MQTT-3.2.2-6"], V5 ["MQTT-3.2.2-13"]),
+    case!(a_will_above_the_maximum_qos_is_refused, V311["MQTT-3.2.2-6"], V5["MQTT-3.2.2-12"]),
+    case!(a_retained_will_is_refused, V311["MQTT-3.2.2-6"], V5["MQTT-3.2.2-13"]),
     case!(a_retained_message_ends_the_connection, V311 [], V5 ["MQTT-3.2.2-14"]),
-    case!(wildcards_are_refused, V311 ["MQTT-3.8.3-2"], V5 ["MQTT-3.8.4-7"]),
+    case!(wildcards_are_refused, V311["MQTT-3.8.3-2"], V5["MQTT-3.8.4-7"]),
     case!(shared_subscriptions_are_refused, V311 [], V5 ["MQTT-3.8.4-7"]),
-    case!(subscription_identifiers_are_refused, V5 ["MQTT-4.13.1-1"]),
-    case!(a_client_must_have_an_id, V311 ["MQTT-3.1.3-9"], V5 ["MQTT-3.1.3-8"]),
+    case!(subscription_identifiers_are_refused, V5["MQTT-4.13.1-1"]),
+    case!(a_client_must_have_an_id, V311["MQTT-3.1.3-9"], V5["MQTT-3.1.3-8"]),
     case!(the_keep_alive_of_the_server_counts, V5 ["MQTT-3.1.2-21", "MQTT-3.2.2-21", "MQTT-3.2.2-22"]),
-    case!(the_receive_maximum_of_the_server_counts, V5 ["MQTT-3.3.4-7"]),
-    case!(a_packet_that_is_too_large_ends_the_connection, V5 ["MQTT-3.2.2-15"]),
-    case!(an_alias_out_of_range_ends_the_connection, V5 ["MQTT-3.2.2-17"]),
-    case!(a_large_packet_of_3_1_1_ends_the_connection, V311 ["MQTT-4.8.0-1"]),
-    case!(control_characters_are_refused, V311 ["MQTT-1.5.3-1"], V5 ["MQTT-1.5.4-1"]),
+    case!(the_receive_maximum_of_the_server_counts, V5["MQTT-3.3.4-7"]),
+    case!(a_packet_that_is_too_large_ends_the_connection, V5["MQTT-3.2.2-15"]),
+    case!(an_alias_out_of_range_ends_the_connection, V5["MQTT-3.2.2-17"]),
+    case!(a_large_packet_of_3_1_1_ends_the_connection, V311["MQTT-4.8.0-1"]),
+    case!(control_characters_are_refused, V311["MQTT-1.5.3-1"], V5["MQTT-1.5.4-1"]),
 ];
 
 async fn connack_says_what_is_allowed(env: Env) -> Result<()> {
@@ -61,7 +61,11 @@ async fn connack_says_what_is_allowed(env: Env) -> Result<()> {
         four(id::PACKET_SIZE, 1024),
         two(id::ALIAS_MAXIMUM, 3),
     ] {
-        ensure!(client.connack.values(expected.0) == [expected.1.clone()], "{expected:?}: {:?}", client.connack);
+        ensure!(
+            client.connack.values(expected.0) == [expected.1.clone()],
+            "{expected:?}: {:?}",
+            client.connack
+        );
     }
     ensure!(client.connack.values(id::SERVER_KEEP_ALIVE).is_empty(), "{:?}", client.connack);
     Ok(())

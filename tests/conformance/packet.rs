@@ -63,6 +63,7 @@ pub(crate) mod reason {
     pub(crate) const PROTOCOL_ERROR: u8 = 0x82;
     pub(crate) const UNSUPPORTED_VERSION: u8 = 0x84;
     pub(crate) const CLIENT_ID: u8 = 0x85;
+    pub(crate) const UNAVAILABLE: u8 = 0x88;
     pub(crate) const AUTH_METHOD: u8 = 0x8c;
     pub(crate) const KEEP_ALIVE: u8 = 0x8d;
     pub(crate) const TAKEN_OVER: u8 = 0x8e;

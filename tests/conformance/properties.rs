@@ -15,9 +15,9 @@ pub(crate) const CASES: &[Case] = &[
         V5 ["MQTT-3.3.2-4", "MQTT-3.3.2-15", "MQTT-3.3.2-16", "MQTT-3.3.2-17", "MQTT-3.3.2-18", "MQTT-3.3.2-20"]),
     case!(properties_are_kept_with_a_message_that_waits,
         V5 ["MQTT-3.3.2-4", "MQTT-3.3.2-15", "MQTT-3.3.2-16", "MQTT-3.3.2-17", "MQTT-3.3.2-18", "MQTT-3.3.2-20"]),
-    case!(a_response_topic_has_no_wildcards, V5 ["MQTT-3.3.2-14"]),
-    case!(an_expired_message_is_not_delivered, V5 ["MQTT-3.3.2-5"]),
-    case!(what_is_left_of_the_expiry_goes_on, V5 ["MQTT-3.3.2-6"]),
+    case!(a_response_topic_has_no_wildcards, V5["MQTT-3.3.2-14"]),
+    case!(an_expired_message_is_not_delivered, V5["MQTT-3.3.2-5"]),
+    case!(what_is_left_of_the_expiry_goes_on, V5["MQTT-3.3.2-6"]),
 ];
 
 fn all() -> Vec<Property> {
@@ -39,7 +39,8 @@ fn check(message: &Publish) -> Result<()> {
     for property in &all()[..4] {
         ensure!(message.values(property.0) == [property.1.clone()], "{property:?}: {message:?}");
     }
-    let users: Vec<Value> = all().into_iter().filter(|(id, _)| *id == id::USER).map(|(_, value)| value).collect();
+    let users: Vec<Value> =
+        all().into_iter().filter(|(id, _)| *id == id::USER).map(|(_, value)| value).collect();
     ensure!(message.values(id::USER) == users, "{message:?}");
     Ok(())
 }

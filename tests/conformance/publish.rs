@@ -9,42 +9,24 @@ use crate::header::ends;
 use crate::packet::{Publish, ack, field, first, packet, reason};
 
 pub(crate) const CASES: &[Case] = &[
-    case!(qos_0_has_no_packet_identifier,
-        V311 ["MQTT-2.3.1-5"],
-        V5 ["MQTT-2.2.1-2"]),
+    case!(qos_0_has_no_packet_identifier, V311["MQTT-2.3.1-5"], V5["MQTT-2.2.1-2"]),
     case!(acknowledgements_carry_the_identifier,
         V311 ["MQTT-2.3.1-6", "MQTT-3.3.4-1"],
         V5 ["MQTT-2.2.1-5", "MQTT-3.3.4-1"]),
-    case!(identifiers_of_the_server_are_not_in_use,
-        V311 ["MQTT-2.3.1-4"],
-        V5 ["MQTT-2.2.1-4"]),
-    case!(an_identifier_in_use_is_not_taken_again,
-        V311 ["MQTT-2.3.1-2"],
-        V5 ["MQTT-2.2.1-3"]),
+    case!(identifiers_of_the_server_are_not_in_use, V311["MQTT-2.3.1-4"], V5["MQTT-2.2.1-4"]),
+    case!(an_identifier_in_use_is_not_taken_again, V311["MQTT-2.3.1-2"], V5["MQTT-2.2.1-3"]),
     case!(qos_0_with_dup_ends_the_connection,
         V311 ["MQTT-3.3.1-2", "MQTT-4.3.1-1"],
         V5 ["MQTT-3.3.1-2", "MQTT-4.3.1-1"]),
-    case!(dup_goes_no_further,
-        V311 ["MQTT-3.3.1-3"],
-        V5 ["MQTT-3.3.1-3"]),
-    case!(qos_3_ends_the_connection,
-        V311 ["MQTT-3.3.1-4"],
-        V5 ["MQTT-3.3.1-4"]),
+    case!(dup_goes_no_further, V311["MQTT-3.3.1-3"], V5["MQTT-3.3.1-3"]),
+    case!(qos_3_ends_the_connection, V311["MQTT-3.3.1-4"], V5["MQTT-3.3.1-4"]),
     case!(wildcards_in_a_topic_name_end_the_connection,
         V311 ["MQTT-3.3.2-2", "MQTT-4.7.1-1"],
         V5 ["MQTT-3.3.2-2", "MQTT-4.7.0-1"]),
-    case!(an_empty_topic_name_ends_the_connection,
-        V311 ["MQTT-4.7.3-1"],
-        V5 ["MQTT-4.7.3-1"]),
-    case!(the_topic_that_comes_matches_the_filter,
-        V311 ["MQTT-3.3.2-3"],
-        V5 ["MQTT-3.3.2-3"]),
-    case!(the_lower_quality_of_service_counts,
-        V311 ["MQTT-3.8.4-6"],
-        V5 ["MQTT-3.8.4-8"]),
-    case!(overlapping_filters_respect_the_highest_qos,
-        V311 ["MQTT-3.3.5-1"],
-        V5 ["MQTT-3.3.4-2"]),
+    case!(an_empty_topic_name_ends_the_connection, V311["MQTT-4.7.3-1"], V5["MQTT-4.7.3-1"]),
+    case!(the_topic_that_comes_matches_the_filter, V311["MQTT-3.3.2-3"], V5["MQTT-3.3.2-3"]),
+    case!(the_lower_quality_of_service_counts, V311["MQTT-3.8.4-6"], V5["MQTT-3.8.4-8"]),
+    case!(overlapping_filters_respect_the_highest_qos, V311["MQTT-3.3.5-1"], V5["MQTT-3.3.4-2"]),
     case!(every_matching_session_gets_an_accepted_message,
         V311 ["MQTT-4.5.0-1", "MQTT-4.5.0-2"],
         V5 ["MQTT-4.5.0-1", "MQTT-4.5.0-2"]),
@@ -86,7 +68,10 @@ async fn identifiers_of_the_server_are_not_in_use(env: Env) -> Result<()> {
     for number in 0..20u8 {
         publisher.publish(Publish::new(&topic, [number]), 1 + number % 2).await?;
         let message = subscriber.message().await?;
-        ensure!(message.payload == [number] && message.qos == 1 + number % 2, "message {number}: {message:?}");
+        ensure!(
+            message.payload == [number] && message.qos == 1 + number % 2,
+            "message {number}: {message:?}"
+        );
         ensure!(!used.contains(&message.id), "identifier {} is in use", message.id);
         used.push(message.id);
     }
@@ -135,7 +120,9 @@ async fn dup_goes_no_further(env: Env) -> Result<()> {
 }
 
 async fn qos_3_ends_the_connection(env: Env) -> Result<()> {
-    for publish in [Publish::new(env.topic("t"), "x").qos(3, 1), Publish::new(env.topic("t"), "x").qos(3, 1).dup()] {
+    for publish in
+        [Publish::new(env.topic("t"), "x").qos(3, 1), Publish::new(env.topic("t"), "x").qos(3, 1).dup()]
+    {
         ends(&env, "QoS 3", publish.bytes(env.version), &[reason::MALFORMED]).await?;
     }
     Ok(())
@@ -182,7 +169,10 @@ async fn the_lower_quality_of_service_counts(env: Env) -> Result<()> {
         for published in 0..=2 {
             publisher.publish(Publish::new(&topic, "x"), published).await?;
             let message = subscriber.receive().await?;
-            ensure!(message.qos == granted.min(published), "published {published}, granted {granted}: {message:?}");
+            ensure!(
+                message.qos == granted.min(published),
+                "published {published}, granted {granted}: {message:?}"
+            );
         }
     }
     Ok(())

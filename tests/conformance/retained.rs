@@ -11,25 +11,17 @@ pub(crate) const CASES: &[Case] = &[
     case!(the_last_retained_message_is_sent_to_new_subscriptions,
         V311 ["MQTT-3.3.1-5", "MQTT-3.3.1-6", "MQTT-3.3.1-8"],
         V5 ["MQTT-3.3.1-5", "MQTT-3.3.1-9"]),
-    case!(a_retained_message_of_qos_0_replaces_an_older_one,
-        V311 ["MQTT-3.3.1-7"],
-        V5 ["MQTT-3.3.1-5"]),
-    case!(live_messages_are_not_flagged_as_retained,
-        V311 ["MQTT-3.3.1-9"],
-        V5 ["MQTT-3.3.1-12"]),
-    case!(retain_as_published_keeps_the_flag, V5 ["MQTT-3.3.1-13"]),
+    case!(a_retained_message_of_qos_0_replaces_an_older_one, V311["MQTT-3.3.1-7"], V5["MQTT-3.3.1-5"]),
+    case!(live_messages_are_not_flagged_as_retained, V311["MQTT-3.3.1-9"], V5["MQTT-3.3.1-12"]),
+    case!(retain_as_published_keeps_the_flag, V5["MQTT-3.3.1-13"]),
     case!(an_empty_payload_clears_and_is_not_kept,
         V311 ["MQTT-3.3.1-10", "MQTT-3.3.1-11"],
         V5 ["MQTT-3.3.1-6", "MQTT-3.3.1-7"]),
-    case!(without_the_flag_nothing_is_kept_or_cleared,
-        V311 ["MQTT-3.3.1-12"],
-        V5 ["MQTT-3.3.1-8"]),
+    case!(without_the_flag_nothing_is_kept_or_cleared, V311["MQTT-3.3.1-12"], V5["MQTT-3.3.1-8"]),
     case!(retain_handling_says_when_they_are_sent, V5 ["MQTT-3.3.1-9", "MQTT-3.3.1-10", "MQTT-3.3.1-11"]),
-    case!(subscribing_again_sends_them_again,
-        V311 ["MQTT-3.8.4-3"],
-        V5 ["MQTT-3.8.4-4"]),
-    case!(a_retained_message_carries_the_identifier_of_its_subscription, V5 ["MQTT-3.3.4-3"]),
-    case!(shared_subscriptions_are_sent_none, V5 ["MQTT-3.3.1-9"]),
+    case!(subscribing_again_sends_them_again, V311["MQTT-3.8.4-3"], V5["MQTT-3.8.4-4"]),
+    case!(a_retained_message_carries_the_identifier_of_its_subscription, V5["MQTT-3.3.4-3"]),
+    case!(shared_subscriptions_are_sent_none, V5["MQTT-3.3.1-9"]),
 ];
 
 /// What a new client is sent for a filter, up to a fence.
@@ -65,7 +57,10 @@ async fn the_last_retained_message_is_sent_to_new_subscriptions(env: Env) -> Res
         let seen = kept(&env, &filter, granted).await?;
         ensure!(seen.len() == 1, "{filter}: {seen:?}");
         let Publish { retain, qos, dup, .. } = seen[0];
-        ensure!((seen[0].text(), retain, qos, dup) == ("last".to_owned(), true, granted.min(1), false), "{seen:?}");
+        ensure!(
+            (seen[0].text(), retain, qos, dup) == ("last".to_owned(), true, granted.min(1), false),
+            "{seen:?}"
+        );
     }
     let seen = kept(&env, &env.topic("else"), 2).await?;
     ensure!(seen.is_empty(), "to a filter that does not match: {seen:?}");
@@ -161,7 +156,10 @@ async fn retain_handling_says_when_they_are_sent(env: Env) -> Result<()> {
             client.subscribe(&[(&topic, 1 | options)]).await?;
             client.publish(Publish::new(&fence, "fence"), 1).await?;
             let seen = until_fence(&mut client).await?.len();
-            ensure!(seen == expected, "options {options:#04x}: {seen} retained messages, expected {expected}");
+            ensure!(
+                seen == expected,
+                "options {options:#04x}: {seen} retained messages, expected {expected}"
+            );
         }
         client.unsubscribe(&[&topic]).await?;
         client.subscribe(&[(&topic, 1 | options::RETAINED_IF_NEW)]).await?;

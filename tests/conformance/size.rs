@@ -18,7 +18,7 @@ pub(crate) const CASES: &[Case] = &[
     case!(the_last_words_fit_the_client, V5 ["MQTT-3.14.2-3", "MQTT-3.14.2-4"]),
     case!(a_refusal_fits_the_client, V5 ["MQTT-3.2.2-19", "MQTT-3.2.2-20"]),
     case!(words_of_the_client_are_taken, V5 ["MQTT-3.4.2-2", "MQTT-3.5.2-2", "MQTT-3.6.2-2", "MQTT-3.7.2-2"]),
-    case!(a_packet_that_is_too_large_ends_the_connection, V5 ["MQTT-3.2.2-15"]),
+    case!(a_packet_that_is_too_large_ends_the_connection, V5["MQTT-3.2.2-15"]),
 ];
 
 /// The largest message to a client of 100 bytes: fixed header, topic, identifier and no properties.
@@ -49,7 +49,7 @@ async fn a_message_that_is_too_large_is_dropped_as_if_sent(env: Env) -> Result<(
             }
         }
         client.quiet().await?;
-        drop(client);
+        client.leave().await?;
         if durable {
             // it does not come again, for it counts as sent
             let mut client = env.connect(&env.durable("d")).await?;
@@ -133,9 +133,7 @@ async fn words_of_the_client_are_taken(env: Env) -> Result<()> {
     let mut client = env.client("s").await?;
     client.subscribe(&[(&topic, 2)]).await?;
     let words = [text(id::REASON_STRING, "because"), user("a", "b"), user("a", "b")];
-    let wordy = |first: u8, id: u16| {
-        packet(first, &[&id.to_be_bytes()[..], &[0], &block(&words)].concat())
-    };
+    let wordy = |first: u8, id: u16| packet(first, &[&id.to_be_bytes()[..], &[0], &block(&words)].concat());
     let mut publisher = env.client("p").await?;
     publisher.publish(Publish::new(&topic, "x"), 1).await?;
     let message = client.message().await?;
@@ -166,7 +164,10 @@ pub(crate) async fn a_packet_that_is_too_large_ends_the_connection(env: Env) -> 
     let fits = Publish::new(&topic, vec![b'x'; rest - 2 - topic.len() - 1]);
     ensure!(fits.bytes(env.version).len() == most as usize, "not the largest packet");
     client.put(&fits).await?;
-    ensure!(client.message().await?.payload.len() == fits.payload.len(), "the largest packet came back shorter");
+    ensure!(
+        client.message().await?.payload.len() == fits.payload.len(),
+        "the largest packet came back shorter"
+    );
     let head = [vec![first::PUBLISH], crate::packet::varint(rest + 1)].concat();
     client.send(head).await?;
     client.ended(reason::TOO_LARGE).await

@@ -19,9 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     case!(strings_with_nul_end_the_connection,
         V311 ["MQTT-1.5.3-2", "MQTT-4.7.3-2"],
         V5 ["MQTT-1.5.4-2", "MQTT-4.7.3-2"]),
-    case!(a_byte_order_mark_is_a_character_like_others,
-        V311 ["MQTT-1.5.3-3"],
-        V5 ["MQTT-1.5.4-3"]),
+    case!(a_byte_order_mark_is_a_character_like_others, V311["MQTT-1.5.3-3"], V5["MQTT-1.5.4-3"]),
 ];
 
 /// Surrogates, overlong forms, lone and missing continuations, beyond U+10FFFF.
@@ -129,7 +127,10 @@ async fn a_byte_order_mark_is_a_character_like_others(env: Env) -> Result<()> {
     for (client, topics) in [(&mut marked, [with, inside]), (&mut plain, [without, outside])] {
         for topic in topics {
             let message = client.receive().await?;
-            ensure!((&message.topic, message.text()) == (&topic, topic.clone()), "expected {topic:?}: {message:?}");
+            ensure!(
+                (&message.topic, message.text()) == (&topic, topic.clone()),
+                "expected {topic:?}: {message:?}"
+            );
         }
     }
     Ok(())

@@ -13,30 +13,25 @@ pub(crate) const CASES: &[Case] = &[
             "MQTT-3.9.3-2"],
         V5 ["MQTT-2.2.1-6", "MQTT-3.8.4-1", "MQTT-3.8.4-2", "MQTT-3.8.4-5", "MQTT-3.8.4-6", "MQTT-3.8.4-7",
             "MQTT-3.9.3-1", "MQTT-3.9.3-2"]),
-    case!(a_subscribe_without_filters_ends_the_connection,
-        V311 ["MQTT-3.8.3-3"],
-        V5 ["MQTT-3.8.3-2"]),
-    case!(reserved_options_end_the_connection,
-        V311 ["MQTT-3.8.3-4"],
-        V5 ["MQTT-3.8.3-5"]),
-    case!(subscribing_again_replaces_the_subscription,
-        V311 ["MQTT-3.8.4-3"],
-        V5 ["MQTT-3.8.4-3"]),
-    case!(replacing_a_subscription_loses_nothing,
-        V311 ["MQTT-3.8.4-3"],
-        V5 ["MQTT-3.8.4-4"]),
-    case!(no_local_spares_the_publisher, V5 ["MQTT-3.8.3-3"]),
-    case!(no_local_on_a_shared_subscription_ends_the_connection, V5 ["MQTT-3.8.3-4"]),
+    case!(a_subscribe_without_filters_ends_the_connection, V311["MQTT-3.8.3-3"], V5["MQTT-3.8.3-2"]),
+    case!(reserved_options_end_the_connection, V311["MQTT-3.8.3-4"], V5["MQTT-3.8.3-5"]),
+    case!(subscribing_again_replaces_the_subscription, V311["MQTT-3.8.4-3"], V5["MQTT-3.8.4-3"]),
+    case!(replacing_a_subscription_loses_nothing, V311["MQTT-3.8.4-3"], V5["MQTT-3.8.4-4"]),
+    case!(no_local_spares_the_publisher, V5["MQTT-3.8.3-3"]),
+    case!(no_local_on_a_shared_subscription_ends_the_connection, V5["MQTT-3.8.3-4"]),
     case!(matching_subscriptions_name_their_identifiers, V5 ["MQTT-3.3.4-3", "MQTT-3.3.4-5"]),
-    case!(a_subscription_identifier_may_not_come_from_a_client, V5 ["MQTT-3.3.4-6"]),
+    case!(a_subscription_identifier_may_not_come_from_a_client, V5["MQTT-3.3.4-6"]),
 ];
 
 async fn suback_answers_with_the_identifier_and_a_code_for_each_filter(env: Env) -> Result<()> {
     for hello in [env.hello("a"), env.durable("d")] {
         let mut client = env.connect(&hello).await?;
         let topics: Vec<String> = (0..9).map(|number| env.topic(&number.to_string())).collect();
-        let filters: Vec<(&str, u8)> =
-            topics.iter().zip([2, 0, 1, 1, 0, 2, 2, 1, 0]).map(|(topic, qos)| (topic.as_str(), qos)).collect();
+        let filters: Vec<(&str, u8)> = topics
+            .iter()
+            .zip([2, 0, 1, 1, 0, 2, 2, 1, 0])
+            .map(|(topic, qos)| (topic.as_str(), qos))
+            .collect();
         for id in [1, 256, u16::MAX] {
             client.send(subscribe(env.version, id, &[], &filters)).await?;
             let codes = client.suback(id).await?.codes;
@@ -63,7 +58,8 @@ async fn a_subscribe_without_filters_ends_the_connection(env: Env) -> Result<()>
 
 async fn reserved_options_end_the_connection(env: Env) -> Result<()> {
     let topic = env.topic("t");
-    let reserved: &[u8] = if env.is_v5() { &[0x40, 0x80, 0xc0] } else { &[0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0xfd] };
+    let reserved: &[u8] =
+        if env.is_v5() { &[0x40, 0x80, 0xc0] } else { &[0x04, 0x08, 0x10, 0x20, 0x40, 0x80, 0xfd] };
     for options in reserved {
         let bytes = subscribe(env.version, 1, &[], &[("fine", 0), (&topic, *options)]);
         ends(&env, &format!("options {options:#04x}"), bytes, &[reason::MALFORMED]).await?;
@@ -72,7 +68,8 @@ async fn reserved_options_end_the_connection(env: Env) -> Result<()> {
     ends(&env, "QoS 3", subscribe(env.version, 1, &[], &[(&topic, 3)]), &codes).await?;
     if env.is_v5() {
         let handling = options::RETAINED_IF_NEW | options::NO_RETAINED;
-        ends(&env, "retain handling 3", subscribe(env.version, 1, &[], &[(&topic, handling)]), &codes).await?;
+        ends(&env, "retain handling 3", subscribe(env.version, 1, &[], &[(&topic, handling)]), &codes)
+            .await?;
     }
     Ok(())
 }
@@ -160,7 +157,8 @@ async fn matching_subscriptions_name_their_identifiers(env: Env) -> Result<()> {
     for hello in [env.hello("s"), env.durable("d")] {
         let mut client = env.connect(&hello).await?;
         for (filter, identifier) in &lines {
-            let properties: Vec<_> = identifier.map(|value| variable(id::SUBSCRIPTION_ID, value)).into_iter().collect();
+            let properties: Vec<_> =
+                identifier.map(|value| variable(id::SUBSCRIPTION_ID, value)).into_iter().collect();
             client.subscribe_with(&properties, &[(filter, 1)]).await?;
         }
         publisher.publish(Publish::new(&topic, "x"), 1).await?;
@@ -181,7 +179,8 @@ async fn matching_subscriptions_name_their_identifiers(env: Env) -> Result<()> {
         ensure!(copies.len() == 1 || copies.iter().all(|copy| copy.len() <= 1), "{copies:?}");
         // another identifier replaces the one before, none takes it away
         for identifier in [Some(7), None] {
-            let properties: Vec<_> = identifier.map(|value| variable(id::SUBSCRIPTION_ID, value)).into_iter().collect();
+            let properties: Vec<_> =
+                identifier.map(|value| variable(id::SUBSCRIPTION_ID, value)).into_iter().collect();
             client.subscribe_with(&properties, &[(&env.topic("again"), 1)]).await?;
             client.unsubscribe(&[&env.topic("#")]).await?;
             publisher.publish(Publish::new(env.topic("again"), "again"), 1).await?;

@@ -14,15 +14,9 @@ pub(crate) const CASES: &[Case] = &[
     case!(misplaced_wildcards_end_the_connection,
         V311 ["MQTT-4.7.1-2", "MQTT-4.7.1-3"],
         V5 ["MQTT-4.7.1-1", "MQTT-4.7.1-2"]),
-    case!(an_empty_filter_ends_the_connection,
-        V311 ["MQTT-4.7.3-1"],
-        V5 ["MQTT-4.7.3-1"]),
-    case!(leading_wildcards_do_not_match_dollar_topics,
-        V311 ["MQTT-4.7.2-1"],
-        V5 ["MQTT-4.7.2-1"]),
-    case!(topics_may_have_65535_bytes,
-        V311 ["MQTT-4.7.3-3"],
-        V5 ["MQTT-4.7.3-3"]),
+    case!(an_empty_filter_ends_the_connection, V311["MQTT-4.7.3-1"], V5["MQTT-4.7.3-1"]),
+    case!(leading_wildcards_do_not_match_dollar_topics, V311["MQTT-4.7.2-1"], V5["MQTT-4.7.2-1"]),
+    case!(topics_may_have_65535_bytes, V311["MQTT-4.7.3-3"], V5["MQTT-4.7.3-3"]),
 ];
 
 /// Filter behind the prefix, topics that match, topics that do not.
@@ -103,7 +97,8 @@ async fn leading_wildcards_do_not_match_dollar_topics(env: Env) -> Result<()> {
 async fn topics_may_have_65535_bytes(env: Env) -> Result<()> {
     let start = env.topic("long/");
     let topic = format!("{start}{}", "x".repeat(usize::from(u16::MAX) - start.len()));
-    let (mut exact, mut wild, mut publisher) = (env.client("s").await?, env.client("w").await?, env.client("p").await?);
+    let (mut exact, mut wild, mut publisher) =
+        (env.client("s").await?, env.client("w").await?, env.client("p").await?);
     exact.subscribe(&[(&topic, 1)]).await?;
     wild.subscribe(&[(&env.topic("long/+"), 1)]).await?;
     publisher.publish(Publish::new(&topic, "arrived"), 1).await?;

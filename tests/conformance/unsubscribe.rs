@@ -8,24 +8,16 @@ use crate::header::ends;
 use crate::packet::{Publish, ack, first, reason, unsubscribe};
 
 pub(crate) const CASES: &[Case] = &[
-    case!(an_unsubscribe_without_filters_ends_the_connection,
-        V311 ["MQTT-3.10.3-2"],
-        V5 ["MQTT-3.10.3-2"]),
+    case!(an_unsubscribe_without_filters_ends_the_connection, V311["MQTT-3.10.3-2"], V5["MQTT-3.10.3-2"]),
     case!(filters_are_compared_character_by_character,
         V311 ["MQTT-3.10.4-1", "MQTT-3.10.4-5"],
         V5 ["MQTT-3.10.4-1", "MQTT-3.10.4-5"]),
-    case!(nothing_new_comes_after_unsubscribe,
-        V311 ["MQTT-3.10.4-2"],
-        V5 ["MQTT-3.10.4-2"]),
-    case!(what_has_begun_is_finished,
-        V311 ["MQTT-3.10.4-3"],
-        V5 ["MQTT-3.10.4-3"]),
+    case!(nothing_new_comes_after_unsubscribe, V311["MQTT-3.10.4-2"], V5["MQTT-3.10.4-2"]),
+    case!(what_has_begun_is_finished, V311["MQTT-3.10.4-3"], V5["MQTT-3.10.4-3"]),
     case!(unsuback_answers_all_filters_at_once,
         V311 ["MQTT-2.3.1-7", "MQTT-3.10.4-4", "MQTT-3.10.4-6"],
         V5 ["MQTT-2.2.1-6", "MQTT-3.10.4-4", "MQTT-3.10.4-6", "MQTT-3.11.3-1", "MQTT-3.11.3-2"]),
-    case!(malformed_filters_end_the_connection,
-        V311 ["MQTT-4.8.0-1"],
-        V5 ["MQTT-4.13.1-1"]),
+    case!(malformed_filters_end_the_connection, V311["MQTT-4.8.0-1"], V5["MQTT-4.13.1-1"]),
 ];
 
 async fn an_unsubscribe_without_filters_ends_the_connection(env: Env) -> Result<()> {
@@ -37,7 +29,14 @@ async fn filters_are_compared_character_by_character(env: Env) -> Result<()> {
         let mut client = env.connect(&hello).await?;
         let topic = env.topic("a/b");
         client.subscribe(&[(&topic, 1)]).await?;
-        let near = [env.topic("a/B"), env.topic("a/b/"), env.topic("a/+"), env.topic("#"), env.topic("a"), "/".into()];
+        let near = [
+            env.topic("a/B"),
+            env.topic("a/b/"),
+            env.topic("a/+"),
+            env.topic("#"),
+            env.topic("a"),
+            "/".into(),
+        ];
         let near: Vec<&str> = near.iter().map(String::as_str).collect();
         let codes = client.unsubscribe(&near).await?;
         ensure!(codes.iter().all(|code| *code == reason::NO_SUBSCRIPTION), "codes {codes:02x?}");

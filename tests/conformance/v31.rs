@@ -9,12 +9,12 @@ use crate::packet::{Connect, Publish, Version, Will, ack, first, packet, subscri
 pub(crate) const CASES: &[Case] = &[
     case!(the_name_and_level_of_3_1, V31 ["MQTT31-name", "MQTT31-name-mixed", "MQTT31-codes"]),
     case!(client_ids_of_3_1, V31 ["MQTT31-id-empty", "MQTT31-id-23"]),
-    case!(sessions_of_3_1, V31 ["MQTT31-clean"]),
-    case!(the_length_goes_before_the_flags_of_user_and_password, V31 ["MQTT31-user"]),
-    case!(wills_of_3_1, V31 ["MQTT31-will"]),
-    case!(dup_may_be_on_packets_that_are_sent_again, V31 ["MQTT31-dup"]),
-    case!(every_qos_of_3_1, V31 ["MQTT31-qos"]),
-    case!(retained_messages_of_3_1, V31 ["MQTT31-retain"]),
+    case!(sessions_of_3_1, V31["MQTT31-clean"]),
+    case!(the_length_goes_before_the_flags_of_user_and_password, V31["MQTT31-user"]),
+    case!(wills_of_3_1, V31["MQTT31-will"]),
+    case!(dup_may_be_on_packets_that_are_sent_again, V31["MQTT31-dup"]),
+    case!(every_qos_of_3_1, V31["MQTT31-qos"]),
+    case!(retained_messages_of_3_1, V31["MQTT31-retain"]),
     case!(a_bridge_hears_no_echo_and_sees_the_retain_flag, V31 ["MQTT31-bridge"], V311 []),
 ];
 

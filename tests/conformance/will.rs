@@ -24,14 +24,12 @@ pub(crate) const CASES: &[Case] = &[
     case!(a_will_is_retained_only_when_it_says_so,
         V311 ["MQTT-3.1.2-16", "MQTT-3.1.2-17"],
         V5 ["MQTT-3.1.2-14", "MQTT-3.1.2-15"]),
-    case!(a_will_has_its_quality_of_service,
-        V311 ["MQTT-3.1.2-8"],
-        V5 ["MQTT-3.1.2-8"]),
-    case!(the_properties_of_a_will_go_with_it, V5 ["MQTT-3.1.3-10"]),
-    case!(disconnect_with_will_publishes_it, V5 ["MQTT-3.1.2-8"]),
-    case!(a_will_waits_for_its_delay, V5 ["MQTT-3.1.2-8"]),
-    case!(who_comes_back_in_time_keeps_his_will_unsaid, V5 ["MQTT-3.1.3-9"]),
-    case!(the_properties_of_a_will_are_checked, V5 ["MQTT-3.1.4-1"]),
+    case!(a_will_has_its_quality_of_service, V311["MQTT-3.1.2-8"], V5["MQTT-3.1.2-8"]),
+    case!(the_properties_of_a_will_go_with_it, V5["MQTT-3.1.3-10"]),
+    case!(disconnect_with_will_publishes_it, V5["MQTT-3.1.2-8"]),
+    case!(a_will_waits_for_its_delay, V5["MQTT-3.1.2-8"]),
+    case!(who_comes_back_in_time_keeps_his_will_unsaid, V5["MQTT-3.1.3-9"]),
+    case!(the_properties_of_a_will_are_checked, V5["MQTT-3.1.4-1"]),
 ];
 
 async fn witness(env: &Env, filter: &str) -> Result<Client> {
@@ -105,7 +103,10 @@ async fn a_will_is_retained_only_when_it_says_so(env: Env) -> Result<()> {
     drop(env.connect(&env.hello("a").will(Will::new(&plain, "plain"))).await?);
     ensure!(!witness.receives("plain").await?.retain, "a will that is not retained says it is");
     drop(env.connect(&env.hello("b").will(Will::new(&kept, "kept").retain().qos(1))).await?);
-    ensure!(!witness.receives("kept").await?.retain, "live, to a subscription that does not ask for the flag");
+    ensure!(
+        !witness.receives("kept").await?.retain,
+        "live, to a subscription that does not ask for the flag"
+    );
     let mut late = env.client("late").await?;
     late.subscribe(&[(&env.topic("#"), 1)]).await?;
     let message = late.receives("kept").await?;
