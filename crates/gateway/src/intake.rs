@@ -46,7 +46,7 @@ impl<L: Link> Driver<L> {
     }
 
     /// A client that answers a message of a shared subscription, whatever it says, is the one that got it
-    /// (MQTT-4.8.2-5 and -6).
+    /// (MQTT-4.8.2-6).
     fn note_share(&mut self, packet: &Packet) {
         if let Some(shares) = &mut self.shares {
             shares.answered(packet);
@@ -161,7 +161,7 @@ impl<L: Link> Driver<L> {
 
     fn send(&mut self, packet: &Packet, now: Instant) {
         let protocol = self.session.protocol().or(self.decoder.protocol()).unwrap_or(Protocol::V311);
-        let limit = self.session.client_maximum_packet_size().unwrap_or(u32::MAX);
+        let limit = self.session.client_maximum_packet_size().unwrap_or_else(|| self.decoder.answer_limit());
         match encode_within(packet, protocol, limit, self.output.tail()) {
             Ok(()) => self.tally.packets_sent += 1,
             Err(error) => {
