@@ -3,10 +3,8 @@
 //! A connection keeps what was in force when it began. Knows no sockets. Start at [`Certificates::load`].
 
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::pki_types::pem::{self, PemObject as _};
@@ -15,11 +13,11 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ServerSessionMemoryCache, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, crypto};
 use thiserror::Error;
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::Counters;
 use crate::config::{TlsConfig, TlsVersion};
+use crate::watch::{Mark, Watched, mark};
 
 /// Sessions of TLS 1.2 clients without tickets that are remembered. All others carry theirs themselves.
 const SESSIONS: usize = 4096;
@@ -95,33 +93,16 @@ impl Certificates {
     pub(crate) fn names_users(&self) -> bool {
         self.config.client.as_ref().is_some_and(|client| client.as_username)
     }
+}
 
-    /// Looks at the files again and again until `stop`, and reads them when they have changed. Bad ones are logged
-    /// and change nothing.
-    pub(crate) async fn watch(
-        self: Arc<Self>,
-        every: Duration,
-        counters: Arc<Counters>,
-        stop: CancellationToken,
-    ) {
-        let mut seen = self.config.stamp();
-        let mut ticks = tokio::time::interval(every);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-            let (this, counters) = (Arc::clone(&self), Arc::clone(&counters));
-            // files may lie on a slow disk
-            let looked = tokio::task::spawn_blocking(move || this.look(seen, &counters)).await;
-            let Ok(now) = looked else { return };
-            seen = now;
-        }
+impl Watched for Certificates {
+    fn marks(&self) -> Vec<Mark> {
+        let TlsConfig { cert, key, client, .. } = &self.config;
+        let client_ca = client.as_ref().map(|client| &client.ca);
+        [Some(cert), Some(key), client_ca].into_iter().flatten().map(|file| mark(file)).collect()
     }
 
-    /// Reads the files if they are not those of `seen`; returns what they are.
-    fn look(&self, seen: Stamp, counters: &Counters) -> Stamp {
-        let now = self.config.stamp();
-        if now == seen {
-            return now;
-        }
+    fn read_again(&self, counters: &Counters) {
         match load(&self.config) {
             Ok(config) => {
                 self.current.store(Arc::new(config));
@@ -133,21 +114,6 @@ impl Certificates {
                 error!(%error, "changed certificates cannot be used; the ones before stay in use");
             }
         }
-        now
-    }
-}
-
-/// Where each file was when it was looked at, and how it looked; `None`: there was none.
-type Stamp = [Option<(SystemTime, u64, u64)>; 3];
-
-impl TlsConfig {
-    fn stamp(&self) -> Stamp {
-        let of = |path: &Path| {
-            let metadata = std::fs::metadata(path).ok()?;
-            Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
-        };
-        let client_ca = self.client.as_ref().and_then(|client| of(&client.ca));
-        [of(&self.cert), of(&self.key), client_ca]
     }
 }
 

@@ -6,9 +6,13 @@ use std::fmt;
 use std::net::{AddrParseError, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytestring::ByteString;
 use zwerm_session::Limits;
+
+use crate::UserFile;
 
 /// Everything that can be set. Plain data; every field has a default but the listeners.
 #[derive(Debug, Clone)]
@@ -32,8 +36,14 @@ pub struct Config {
     pub close_timeout: Duration,
     /// How long all connections together may take to end at shutdown before they are cut.
     pub drain_timeout: Duration,
-    /// How often the files of certificates are looked at.
-    pub certificate_interval: Duration,
+    /// How often the files of certificates and users are looked at.
+    pub file_interval: Duration,
+    /// Clients without a user name are admitted, and with any where there is no list of users.
+    pub allow_anonymous: bool,
+    /// Who may connect with a name, and how it is proved.
+    pub users: Option<Arc<UserFile>>,
+    /// The beginning of the response topics that clients may use, for those that ask (section 3.2.2.3.15).
+    pub response_information: Option<ByteString>,
 }
 
 /// One address where clients are waited for.
@@ -161,7 +171,10 @@ impl Default for Config {
             max_pending: 1024,
             close_timeout: Duration::from_secs(2),
             drain_timeout: Duration::from_secs(10),
-            certificate_interval: Duration::from_secs(2),
+            file_interval: Duration::from_secs(2),
+            allow_anonymous: true,
+            users: None,
+            response_information: None,
         }
     }
 }

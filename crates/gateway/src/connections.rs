@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use zwerm_broker::Broker;
 
+use crate::authentication::Authenticator;
 use crate::{Config, Counters};
 
 /// Serves connections over any [`Link`](crate::Link); see `serve`. Cheap to clone.
@@ -22,6 +23,7 @@ pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(crate) broker: Broker,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) authenticator: Authenticator,
     /// Places for CONNECT packets that are with the broker.
     pub(crate) handshakes: Semaphore,
 }
@@ -31,7 +33,8 @@ impl Connections {
     #[must_use]
     pub fn new(config: Config, broker: Broker) -> Self {
         let handshakes = Semaphore::new(config.max_handshakes.clamp(1, Semaphore::MAX_PERMITS));
-        Self(Arc::new(Shared { config, broker, counters: Arc::default(), handshakes }))
+        let authenticator = Authenticator::new(config.allow_anonymous, config.users.clone());
+        Self(Arc::new(Shared { config, broker, counters: Arc::default(), authenticator, handshakes }))
     }
 
     /// What they count together.

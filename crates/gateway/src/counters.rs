@@ -108,6 +108,8 @@ pub struct Counters {
     pub tls_full_total: Counter,
     /// TLS handshakes that continued a session of before.
     pub tls_resumed_total: Counter,
+    /// CONNECT and AUTH packets that did not prove who the client is, or came without a name where one is needed.
+    pub authentications_failed_total: Counter,
     /// Changed certificates that came into use.
     pub certificates_reloaded_total: Counter,
     /// Changed certificates that could not be used.
@@ -147,6 +149,7 @@ impl Default for Counters {
             connections_refused_total: Counter::default(),
             tls_full_total: Counter::default(),
             tls_resumed_total: Counter::default(),
+            authentications_failed_total: Counter::default(),
             certificates_reloaded_total: Counter::default(),
             certificates_broken_total: Counter::default(),
             connections_panicked_total: Counter::default(),

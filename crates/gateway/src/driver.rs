@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tracing::debug;
+use zwerm_auth::Exchange;
 use zwerm_broker::{Attachment, Detach};
 use zwerm_session::{Cause, Ending, Input, Session};
 use zwerm_wire::{Connect, Decoder, ReasonCode, Role};
@@ -69,6 +70,10 @@ pub(crate) struct Driver<L> {
     pub(crate) attachment: Option<Attachment>,
     /// What another client gets if this one goes. Boxed: few connections have any.
     pub(crate) shares: Option<Box<Shares>>,
+    /// Of enhanced authentication that is under way.
+    pub(crate) exchange: Option<Box<Exchange>>,
+    /// Enhanced authentication has proved who the client is.
+    pub(crate) authenticated: bool,
     /// CONNECT that the broker has not been asked about.
     pub(crate) connect: Option<Box<Connect>>,
     /// The broker took the last message but has no room for another. Nothing is read until it has.
@@ -128,6 +133,8 @@ impl<L: Link> Driver<L> {
             output: Output::default(),
             attachment: None,
             shares: None,
+            exchange: None,
+            authenticated: false,
             connect: None,
             busy: false,
             answers: FuturesUnordered::new(),
@@ -241,20 +248,37 @@ impl<L: Link> Driver<L> {
         self.feed(Input::LinkClosed, now);
     }
 
-    /// Asks the broker for the client id. The connection does nothing else meanwhile; the broker bounds it.
+    /// Asks who the client is, then the broker for its id. The connection does nothing else meanwhile; both are
+    /// bounded.
     async fn attach(&mut self, mut connect: Box<Connect>) {
         prove_name(&self.peer, &mut connect);
         let shared = Arc::clone(&self.shared);
         let permit = shared.handshakes.acquire().await;
-        let result = shared.broker.attach(&connect).await;
+        let is_proved = self.authenticated || self.peer.username().is_some();
+        let admitted = if is_proved { Ok(()) } else { shared.authenticator.admit(&connect).await };
+        let input = match admitted {
+            Ok(()) => self.claim(&connect).await,
+            Err(reason) => {
+                shared.counters.authentications_failed_total.increment();
+                debug!(peer = %self.peer, name = connect.username.as_deref(), ?reason, "not admitted");
+                Input::Refused(reason)
+            }
+        };
         drop(permit);
-        let input = match result {
+        self.feed(input, Instant::now());
+    }
+
+    async fn claim(&mut self, connect: &Connect) -> Input {
+        match self.shared.broker.attach(connect).await {
             Ok(attached) => {
                 self.attachment = Some(attached.attachment);
                 self.waiting = true;
+                let asked = connect.properties.request_response_information == Some(true);
+                let response_information = self.shared.config.response_information.clone();
                 Input::Attached(zwerm_session::Attached {
                     session_present: attached.session_present,
                     assigned_client_id: attached.assigned_client_id,
+                    response_information: response_information.filter(|_| asked),
                     session_expiry: attached.session_expiry,
                     durable: attached.durable,
                     received: attached.received,
@@ -265,8 +289,7 @@ impl<L: Link> Driver<L> {
                 debug!(peer = %self.peer, %error, "refused");
                 Input::Refused(error.reason())
             }
-        };
-        self.feed(input, Instant::now());
+        }
     }
 
     async fn wait(

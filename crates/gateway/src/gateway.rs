@@ -17,6 +17,7 @@ use crate::connections::Connections;
 use crate::handshake::Handshake;
 use crate::listener::{Accept as _, Listener, UnixSocket, open_tcp};
 use crate::upgrade::Upgrade;
+use crate::watch::watch;
 use crate::{Bind, Config, Counters, ListenerConfig};
 
 /// Bytes of a WebSocket message that every client may send: a few small packets in one, whatever the largest may be.
@@ -48,7 +49,7 @@ pub enum StartError {
 pub struct Gateway {
     addresses: Vec<Bind>,
     counters: Arc<Counters>,
-    /// Listeners, and what watches their certificates.
+    /// Listeners, and what watches certificates and users.
     tasks: JoinSet<()>,
 }
 
@@ -82,6 +83,10 @@ impl Gateway {
         let opened = opened.collect::<Result<Vec<_>, _>>()?;
         let counters = connections.counters();
         let mut gateway = Self { addresses: Vec::new(), counters, tasks: JoinSet::new() };
+        if let Some(users) = connections.0.config.users.clone() {
+            let (every, counters) = (connections.0.config.file_interval, Arc::clone(&gateway.counters));
+            gateway.tasks.spawn(watch(users, every, counters, shutdown.child_token()));
+        }
         for listener in opened {
             gateway.serve(listener, &connections, shutdown);
         }
@@ -104,8 +109,8 @@ impl Gateway {
         let (counters, stop) = (Arc::clone(&self.counters), shutdown.child_token());
         let shared = &connections.0.config;
         if let Some(certificates) = handshake.certificates.clone() {
-            let (every, counters) = (shared.certificate_interval, Arc::clone(&counters));
-            self.tasks.spawn(certificates.watch(every, counters, shutdown.child_token()));
+            let (every, counters) = (shared.file_interval, Arc::clone(&counters));
+            self.tasks.spawn(watch(certificates, every, counters, shutdown.child_token()));
         }
         let (patience, connections) = (shared.drain_timeout, connections.clone());
         let is_plain = handshake.is_empty();

@@ -85,6 +85,7 @@ impl<L: Link> Driver<L> {
     pub(crate) fn act(&mut self, now: Instant) {
         while let Some(output) = self.session.poll() {
             match output {
+                Output::Authenticate { method, data } => self.authenticate(method.as_deref(), &data, now),
                 Output::Attach(connect) => self.connect = Some(connect),
                 Output::Publish(publish) => self.publish(publish, now),
                 Output::Subscribe(subscribe) => self.subscribe(subscribe),
@@ -96,6 +97,27 @@ impl<L: Link> Driver<L> {
                 Output::Close => {}
             }
         }
+    }
+
+    /// The client's part of enhanced authentication; the answer is there at once.
+    fn authenticate(&mut self, method: Option<&str>, data: &[u8], now: Instant) {
+        let authenticator = &self.shared.authenticator;
+        if let Some(method) = method {
+            self.exchange = authenticator.begin(method);
+        }
+        let answer = match &mut self.exchange {
+            Some(exchange) => authenticator.step(exchange, data),
+            None => Input::Refused(ReasonCode::BadAuthenticationMethod),
+        };
+        match &answer {
+            Input::Authenticated { .. } => (self.exchange, self.authenticated) = (None, true),
+            Input::Refused(reason) => {
+                self.shared.counters.authentications_failed_total.increment();
+                debug!(peer = %self.peer, ?reason, "not authenticated");
+            }
+            _ => {}
+        }
+        self.session.handle(answer, now.into_std());
     }
 
     fn publish(&mut self, publish: Publish, now: Instant) {

@@ -4,6 +4,7 @@
 //! What a packet means is the session's business, what becomes of a message the broker's. Start at
 //! [`Gateway::start`], then read `driver`; what comes before MQTT is in `handshake`.
 
+mod authentication;
 mod buffers;
 mod certificates;
 mod config;
@@ -26,8 +27,10 @@ mod shares;
 mod subject;
 mod tls;
 mod upgrade;
+mod watch;
 mod websocket;
 
+pub use authentication::{UserFile, UserFileError, UserFileProblem};
 pub use certificates::{CertificateError, CertificateProblem};
 pub use config::{Bind, ClientCertificates, Config, ListenerConfig, TlsConfig, TlsVersion};
 pub use connections::Connections;

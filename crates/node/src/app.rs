@@ -73,7 +73,7 @@ impl App {
     /// When a client port is taken or HTTP fails.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let Self { config, mut identity, http, cluster, broker, engine } = self;
-        let gateway = Gateway::start(parts::gateway(&config), broker.clone(), &shutdown)?;
+        let gateway = Gateway::start(parts::gateway(&config)?, broker.clone(), &shutdown)?;
         let storage = (config.storage.sync, engine);
         let view = View::new(&identity, broker.clone(), gateway.counters(), storage, shutdown.clone());
         // HTTP answers until the very end, so that probes see a node that is leaving.

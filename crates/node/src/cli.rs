@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{pubsub, serve, status, up};
+use crate::{passwd, pubsub, serve, status, up};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,6 +38,8 @@ enum Command {
     Pub(pubsub::PublishArguments),
     /// Subscribe and print messages (flags as in mosquitto_sub)
     Sub(pubsub::SubscribeArguments),
+    /// Add, change or delete a user in a file of users
+    Passwd(passwd::Arguments),
 }
 
 /// The command line is understood but makes no sense: exit code 2.
@@ -62,6 +64,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(arguments) => serve::run(&arguments),
+        Command::Passwd(arguments) => passwd::run(&arguments),
         Command::Up(arguments) => blocking(Builder::new_current_thread(), up::run(arguments)),
         Command::Status(arguments) => blocking(Builder::new_current_thread(), status::run(arguments)),
         Command::Pub(arguments) => blocking(Builder::new_current_thread(), pubsub::publish(arguments)),
@@ -127,6 +130,8 @@ mod tests {
             "zwerm sub -t a -t b -T a/x -C 3 -W 10 -N -R -c -i me -V 5 -D subscribe subscription-identifier 1",
             "zwerm sub -t a --retained-only --retain-as-published --retain-handling new",
             "zwerm sub -t a -E",
+            "zwerm passwd users anna --iterations 100000",
+            "zwerm passwd users anna -D",
         ];
         for line in lines {
             assert!(parses(line).is_ok(), "{line}: {:?}", parses(line).err());

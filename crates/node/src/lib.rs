@@ -9,6 +9,7 @@ pub mod config;
 mod http;
 pub mod identity;
 mod parts;
+mod passwd;
 mod pubsub;
 mod serve;
 mod shutdown;

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use anyhow::Context as _;
+use zwerm_gateway::UserFile;
 use zwerm_wire::QoS;
 
 use crate::config::{self, Config};
@@ -78,14 +80,21 @@ pub(crate) fn broker(config: &Config) -> zwerm_broker::Config {
     }
 }
 
-/// The gateway.
-pub(crate) fn gateway(config: &Config) -> zwerm_gateway::Config {
-    zwerm_gateway::Config {
+/// The gateway. Reads the file of users.
+///
+/// # Errors
+/// That file cannot be used.
+pub(crate) fn gateway(config: &Config) -> anyhow::Result<zwerm_gateway::Config> {
+    let users = config.auth.users_file.as_deref().map(UserFile::load).transpose();
+    Ok(zwerm_gateway::Config {
+        allow_anonymous: config.mqtt.allow_anonymous,
+        users: users.context("auth.users_file")?.map(Arc::new),
+        response_information: config.mqtt.response_information.clone().map(Into::into),
         listeners: config.listeners.iter().map(listener).collect(),
         limits: limits(&config.mqtt),
         strict_utf8: config.mqtt.strict_utf8,
         ..zwerm_gateway::Config::default()
-    }
+    })
 }
 
 fn listener(listener: &config::ListenerConfig) -> zwerm_gateway::ListenerConfig {

@@ -112,7 +112,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     }
     let config = arguments.load()?;
     if arguments.check {
-        zwerm_gateway::Gateway::check(&parts::gateway(&config))?;
+        zwerm_gateway::Gateway::check(&parts::gateway(&config)?)?;
         return Ok(io::stdout().write_all(config.to_string().as_bytes())?);
     }
     telemetry::start(&config.log)?;

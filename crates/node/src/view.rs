@@ -222,6 +222,11 @@ impl View {
             ([("result", "unusable")], gateway.certificates_broken_total.get()),
         ];
         out.counters("certificate_reloads", "changed certificates that were read again", certificates);
+        out.counter(
+            "authentications_failed",
+            "clients that did not prove who they are",
+            gateway.authentications_failed_total.get(),
+        );
         out.counter("attached", "clients that became attached", broker.attached.get());
         out.counter("attach_failed", "CONNECTs without an agreed owner", broker.attach_failed.get());
         let endings = gateway.endings_total().map(|(cause, count)| ([("cause", cause)], count));

@@ -30,6 +30,10 @@ pub struct Server {
 
 impl Server {
     pub async fn start() -> Self {
+        Self::start_with(Config::default()).await
+    }
+
+    pub async fn start_with(config: Config) -> Self {
         let mut world = World::new(1);
         let unstarted = Unstarted::new(zwerm_broker::Config::default());
         let door = unstarted.door();
@@ -37,7 +41,7 @@ impl Server {
         world.ready().await;
         until("it routes", || world.cluster(1).lease.routing().is_some()).await;
         // tests end while their clients listen: a node that stops need not wait for these to go
-        let config = Config { close_timeout: Duration::from_millis(100), ..Config::default() };
+        let config = Config { close_timeout: Duration::from_millis(100), ..config };
         let connections = Connections::new(config, world.app(1).clone());
         Self { world, connections, stop: CancellationToken::new(), tasks: TaskTracker::new() }
     }
@@ -135,14 +139,26 @@ pub struct Client {
 impl Client {
     /// Connects; CONNACK says yes.
     pub async fn connect(server: &Server, connect: Connect) -> (Self, ConnAck) {
+        let mut client = Self::ask(server, connect).await;
+        let connack = client.answer().await;
+        assert_eq!(connack.reason, ReasonCode::Success);
+        (client, connack)
+    }
+
+    /// Sends CONNECT.
+    pub async fn ask(server: &Server, connect: Connect) -> Self {
         let protocol = connect.protocol;
         let mut decoder = Decoder::new(Role::Client, u32::MAX);
         decoder.set_protocol(protocol);
         let mut client = Self { link: server.open(), protocol, decoder, bytes: BytesMut::new() };
         client.send(Packet::Connect(Box::new(connect))).await;
-        let Packet::ConnAck(connack) = client.next().await else { panic!("no CONNACK") };
-        assert_eq!(connack.reason, ReasonCode::Success);
-        (client, *connack)
+        client
+    }
+
+    /// CONNACK, whatever it says.
+    pub async fn answer(&mut self) -> ConnAck {
+        let Packet::ConnAck(connack) = self.next().await else { panic!("no CONNACK") };
+        *connack
     }
 
     pub async fn send(&mut self, packet: Packet) {

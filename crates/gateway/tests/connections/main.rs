@@ -15,6 +15,7 @@ mod disk;
 #[path = "../../../cluster/tests/clusters/fixture.rs"]
 mod fixture;
 
+mod authentication;
 mod client;
 mod durable;
 mod endings;

@@ -155,11 +155,17 @@ impl Rules<'_> {
 
     fn anonymous(&self) -> Result<(), ConfigError> {
         const KEY: &str = "mqtt.allow_anonymous";
-        if !self.config.mqtt.allow_anonymous {
-            return self.refused(
-                KEY,
-                "false is not available in this version: there is no user store yet, so no client could connect",
-            );
+        let Config { mqtt, auth, listeners, .. } = self.config;
+        if !mqtt.allow_anonymous {
+            let named = listeners.iter().any(|listener| listener.certificate_as_username);
+            if auth.users_file.is_none() && !named {
+                return self.refused(
+                    KEY,
+                    "with false nobody can connect: name the users in auth.users_file (see zwerm passwd --help), or have \
+                     a listener with certificate_as_username",
+                );
+            }
+            return Ok(());
         }
         let is_open = |place: &Bind| place.tcp().is_some_and(|address| !address.ip().is_loopback());
         let open = self.bound().into_iter().find(|(_, place)| is_open(place));

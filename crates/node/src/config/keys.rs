@@ -138,6 +138,7 @@ pub(super) const SECTIONS: &[Section] = &[
     Section { name: "cluster", doc: "How it meets other nodes.", keys: CLUSTER },
     Section { name: "http", doc: "Health, metrics and the API.", keys: HTTP },
     Section { name: "mqtt", doc: "What clients may do.", keys: MQTT },
+    Section { name: "auth", doc: "Who clients are.", keys: AUTH },
     Section { name: "storage", doc: "How data is kept.", keys: STORAGE },
     Section { name: "log", doc: "What the node says on standard error.", keys: LOG },
 ];
@@ -212,8 +213,9 @@ const MQTT: &[Key<Config>] = &[
     key(
         "allow_anonymous",
         |c| &mut c.mqtt.allow_anonymous,
-        "Admit clients without checking who they are. Must be said explicitly as soon as any address of this node is \
-         not loopback. `false` is refused in this version: there is no user store yet, so nobody could connect.",
+        "Admit clients that come without a user name (or an empty one), and with any name where there is no \
+         `auth.users_file`. Must be said explicitly as soon as any address of this node is not loopback. `false` needs \
+         users, or a listener with `certificate_as_username`.",
     ),
     within(
         128,
@@ -358,11 +360,25 @@ const MQTT: &[Key<Config>] = &[
         "Refuse control characters and Unicode non-characters in strings (section 1.5.4).",
     ),
     key(
+        "response_information",
+        |c| &mut c.mqtt.response_information,
+        "What a 5.0 client that asks for Response Information is told: by convention the beginning of the response topics \
+         that it may use. Not said if not set.",
+    ),
+    key(
         "overlapping",
         |c| &mut c.mqtt.overlapping,
         "A client with several matching subscriptions gets a copy for each, or one merged copy with all identifiers.",
     ),
 ];
+
+const AUTH: &[Key<Config>] = &[key(
+    "users_file",
+    |c| &mut c.auth.users_file,
+    "File of the users that may connect with a name, one `name:credential` a line; `zwerm passwd` writes it. They prove \
+     who they are by password, or by SCRAM-SHA-256 or SCRAM-SHA-512 (enhanced authentication, MQTT 5.0 section 4.12). It \
+     is read again when it changes. Without it, a name is only a name.",
+)];
 
 const STORAGE: &[Key<Config>] = &[
     key(

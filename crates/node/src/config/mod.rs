@@ -39,6 +39,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// What clients may do.
     pub mqtt: MqttConfig,
+    /// Who they are.
+    pub auth: AuthConfig,
     /// How it keeps data.
     pub storage: StorageConfig,
     /// What it says about itself.
@@ -209,6 +211,8 @@ pub struct MqttConfig {
     pub allow_zero_length_client_id: bool,
     /// Whether control characters and non-characters in strings are refused.
     pub strict_utf8: bool,
+    /// The beginning of the response topics that clients may use.
+    pub response_information: Option<String>,
     /// What a client with overlapping subscriptions gets.
     pub overlapping: Overlapping,
 }
@@ -252,6 +256,13 @@ choices! {
         Merged = "merged",
     }
     later: []
+}
+
+/// `[auth]`
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AuthConfig {
+    /// File of users and their credentials, as `zwerm passwd` writes it.
+    pub users_file: Option<PathBuf>,
 }
 
 /// `[storage]`
@@ -340,6 +351,7 @@ impl Default for MqttConfig {
             shared_strategy: SharedStrategy::Local,
             allow_zero_length_client_id: true,
             strict_utf8: false,
+            response_information: None,
             overlapping: Overlapping::Each,
         }
     }
@@ -360,6 +372,7 @@ impl Default for Config {
             listeners: vec![ListenerConfig::default()],
             http: HttpConfig { bind: loopback(8080) },
             mqtt: MqttConfig::default(),
+            auth: AuthConfig::default(),
             storage: StorageConfig { sync: SyncMode::Fsync, cache_size: ByteSize(64 << 20) },
             log: LogConfig { level: "info,openraft=error".into(), format: LogFormat::Text },
         }

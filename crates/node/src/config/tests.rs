@@ -107,7 +107,10 @@ session_queue_full = "drop_newest"
 shared_strategy = "hash_topic"
 allow_zero_length_client_id = false
 strict_utf8 = true
+response_information = "answers/"
 overlapping = "merged"
+[auth]
+users_file = "/etc/zwerm/users"
 [storage]
 sync = "os"
 cache_size = "256MiB"
@@ -173,8 +176,10 @@ fn every_key() -> Config {
             shared_strategy: SharedStrategy::HashTopic,
             allow_zero_length_client_id: false,
             strict_utf8: true,
+            response_information: Some("answers/".into()),
             overlapping: Overlapping::Merged,
         },
+        auth: AuthConfig { users_file: Some("/etc/zwerm/users".into()) },
         storage: StorageConfig { sync: SyncMode::Os, cache_size: ByteSize(256 << 20) },
         log: LogConfig { level: "info,zwerm_raft=debug".into(), format: LogFormat::Json },
     }
@@ -231,7 +236,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "[mqtt]\nallow_anonymous = false",
-        "zwerm.toml:2: mqtt.allow_anonymous: false is not available in this version",
+        "zwerm.toml:2: mqtt.allow_anonymous: with false nobody can connect: name the users in auth.users_file",
     ),
     (
         "[mqtt]\nsession_expiry_maximum = 4294967296",

@@ -40,8 +40,7 @@ impl Node {
     pub async fn start_with(config: Config) -> Self {
         let server = Server::start().await;
         let quick = Duration::from_millis(10);
-        let config =
-            Config { close_timeout: Duration::from_millis(500), certificate_interval: quick, ..config };
+        let config = Config { close_timeout: Duration::from_millis(500), file_interval: quick, ..config };
         let gateway = Gateway::start(config, server.broker(), &server.stop).unwrap();
         Self { server, gateway }
     }
