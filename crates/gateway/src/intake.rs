@@ -161,7 +161,7 @@ impl<L: Link> Driver<L> {
 
     fn send(&mut self, packet: &Packet, now: Instant) {
         let protocol = self.session.protocol().or(self.decoder.protocol()).unwrap_or(Protocol::V311);
-        let limit = self.session.client_maximum_packet_size().unwrap_or(u32::MAX);
+        let limit = self.session.client_maximum_packet_size().unwrap_or_else(|| self.decoder.answer_limit());
         match encode_within(packet, protocol, limit, self.output.tail()) {
             Ok(()) => self.tally.packets_sent += 1,
             Err(error) => {

@@ -2,6 +2,8 @@
 //!
 //! Whether a client identifier is acceptable is not decided here. Start at [`sniff`] and [`read`].
 
+use std::num::NonZeroU32;
+
 use crate::properties::{self, Properties, Property};
 use crate::read::{Context, Reader};
 use crate::write::{self, Encode, Sink};
@@ -43,8 +45,14 @@ fn known(protocol: Protocol, level: u8) -> Sniffed {
     (Ok((protocol, level & BRIDGE != 0)), Some(protocol))
 }
 
-/// Reads what follows the level.
-pub(crate) fn read(reader: Reader, protocol: Protocol, bridge: bool) -> Result<Connect, DecodeError> {
+/// Reads what follows the level. `limit` becomes the client's maximum packet size as soon as all properties are read,
+/// whatever is wrong behind them.
+pub(crate) fn read(
+    reader: Reader,
+    protocol: Protocol,
+    bridge: bool,
+    limit: &mut u32,
+) -> Result<Connect, DecodeError> {
     let context = Context { protocol, ..reader.context() };
     let mut reader = Reader::new(reader.into_rest(), context);
     let flags = reader.u8("connect flags")?;
@@ -52,6 +60,7 @@ pub(crate) fn read(reader: Reader, protocol: Protocol, bridge: bool) -> Result<C
     let keep_alive = reader.u16("keep alive")?;
     let properties =
         if reader.is_v5() { read_properties(reader.properties()?)? } else { ConnectProperties::default() };
+    *limit = properties.maximum_packet_size.map_or(u32::MAX, NonZeroU32::get);
     let client_id = reader.string("client identifier")?;
     let will = if flags & WILL != 0 { Some(read_will(&mut reader, flags)?) } else { None };
     let username = if is_there(&reader, flags, USERNAME) { Some(reader.string("user name")?) } else { None };

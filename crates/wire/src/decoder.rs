@@ -31,8 +31,12 @@ pub struct Decoder {
     max_packet_size: usize,
     strict_utf8: bool,
     protocol: Option<Protocol>,
+    answer_limit: u32,
     failed: Option<DecodeError>,
 }
+
+/// Bytes of a CONNACK that says only why it refuses.
+const SHORTEST_REFUSAL: u32 = 5;
 
 impl Decoder {
     /// A decoder for a new connection that takes packets of at most `max_packet_size` bytes, fixed header
@@ -41,7 +45,14 @@ impl Decoder {
     #[must_use]
     pub fn new(role: Role, max_packet_size: u32) -> Self {
         let max_packet_size = max_packet_size as usize;
-        Self { role, max_packet_size, strict_utf8: false, protocol: None, failed: None }
+        Self {
+            role,
+            max_packet_size,
+            strict_utf8: false,
+            protocol: None,
+            answer_limit: SHORTEST_REFUSAL,
+            failed: None,
+        }
     }
 
     /// Whether strings with control characters or non-characters are refused, which section 1.5.4 allows.
@@ -62,6 +73,13 @@ impl Decoder {
     #[must_use]
     pub fn protocol(&self) -> Option<Protocol> {
         self.protocol
+    }
+
+    /// The largest packet in bytes that a CONNECT may be answered with, as far as it could be read: until all of
+    /// its properties are, no more than a refusal without words (MQTT-3.2.2-19, -20).
+    #[must_use]
+    pub fn answer_limit(&self) -> u32 {
+        self.answer_limit
     }
 
     /// Takes one whole packet off the front of `buf`; `None` if more bytes are needed.
@@ -175,12 +193,56 @@ impl Decoder {
     /// (MQTT-3.1.0-2) is for the session to say.
     fn read_connect(&mut self, mut reader: Reader) -> Result<Packet, DecodeError> {
         let (level, answer_in) = connect::sniff(&mut reader)?;
+        let is_first = self.protocol.is_none();
         self.protocol = self.protocol.or(answer_in);
         let (protocol, bridge) = level?;
-        connect::read(reader, protocol, bridge).map(|connect| Packet::Connect(Box::new(connect)))
+        let mut limit = SHORTEST_REFUSAL;
+        let connect = connect::read(reader, protocol, bridge, &mut limit);
+        if is_first {
+            self.answer_limit = limit;
+        }
+        connect.map(|connect| Packet::Connect(Box::new(connect)))
     }
 }
 
 fn header_error(reason: ReasonCode, first: u8, fault: &'static str) -> DecodeError {
     DecodeError::Header { reason, first, fault }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Header of a CONNECT of 5.0 with these flags and properties, and a payload.
+    fn connect(flags: u8, properties: &[u8], payload: &[u8]) -> BytesMut {
+        let head = [&b"\x00\x04MQTT\x05"[..], &[flags, 0, 60, properties.len() as u8], properties, payload];
+        let body = head.concat();
+        BytesMut::from(&[&[0x10, body.len() as u8], &body[..]].concat()[..])
+    }
+
+    #[test]
+    fn an_answer_keeps_to_the_maximum_packet_size_as_far_as_it_was_read_mqtt_3_2_2_19() {
+        const SIZE: &[u8] = &[0x27, 0, 0, 0, 99];
+        const ID: &[u8] = &[0, 1, b'a'];
+        for (bytes, ok, limit) in [
+            (connect(0x02, SIZE, ID), true, 99),
+            (connect(0x02, &[], ID), true, u32::MAX),
+            (connect(0x06, SIZE, ID), false, 99), // the will is missing
+            (connect(0x06, &[], ID), false, u32::MAX),
+            (connect(0x02, &[SIZE, &[0x21, 0, 0]].concat(), ID), false, SHORTEST_REFUSAL),
+            (connect(0x03, SIZE, ID), false, SHORTEST_REFUSAL),
+        ] {
+            let mut decoder = Decoder::new(Role::Server, 1_000);
+            assert_eq!(decoder.decode(&mut bytes.clone()).is_ok(), ok, "{bytes:x?}");
+            assert_eq!(decoder.answer_limit(), limit, "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn a_second_connect_changes_no_limit() {
+        let mut decoder = Decoder::new(Role::Server, 1_000);
+        decoder.decode(&mut connect(0x02, &[0x27, 0, 0, 0, 99], &[0, 0])).unwrap();
+        assert!(decoder.decode(&mut connect(0x03, &[], &[0, 0])).is_err());
+        assert_eq!(decoder.answer_limit(), 99);
+    }
 }
