@@ -12,6 +12,7 @@ use zwerm_wire::{MessageProperties, Packet, PacketId, Protocol, Publish, QoS, en
 
 use crate::driver::Driver;
 use crate::link::Link;
+use crate::shares::Shares;
 
 /// Deliveries taken from the mailbox at once.
 const BATCH: usize = 32;
@@ -59,7 +60,7 @@ impl<L: Link> Driver<L> {
                 self.tally.packets_sent += 1;
                 self.tally.messages_sent += 1;
                 if let Some(packet_id) = packet_id
-                    && delivery.group.is_some()
+                    && Shares::wants(&delivery)
                 {
                     self.shares.get_or_insert_default().sent(packet_id, delivery);
                 }
@@ -70,11 +71,7 @@ impl<L: Link> Driver<L> {
 
     /// Encodes a delivery behind what waits to be written, under the identifier that is returned.
     fn encode(&mut self, delivery: &Delivery, now: Instant) -> Result<Option<PacketId>, Unsent> {
-        let left = match delivery.message.expiry(now) {
-            Expiry::Never => None,
-            Expiry::Left(seconds) => Some(seconds),
-            Expiry::Expired => return Err(Unsent::Expired),
-        };
+        let left = left(delivery.message.expiry(now), delivery.dup)?;
         let protocol = self.session.protocol().unwrap_or(Protocol::V311);
         let published = delivery.message.properties().and_then(|properties| properties.message_expiry);
         let alone = protocol == Protocol::V5
@@ -157,6 +154,17 @@ impl<L: Link> Driver<L> {
     }
 }
 
+/// Seconds that a message has left to live. One that may have been sent already does not expire any more, for the
+/// client may be about to acknowledge it (MQTT-4.3.3-7, and what is not acknowledged is sent again: MQTT-4.4.0-1).
+fn left(expiry: Expiry, dup: bool) -> Result<Option<u32>, Unsent> {
+    match expiry {
+        Expiry::Never => Ok(None),
+        Expiry::Left(seconds) => Ok(Some(seconds)),
+        Expiry::Expired if dup => Ok(Some(0)),
+        Expiry::Expired => Err(Unsent::Expired),
+    }
+}
+
 /// The PUBLISH of one delivery for a 5.0 client. Its identifier is a placeholder of the right size.
 fn own_publish(delivery: &Delivery, left: Option<u32>) -> Publish {
     let message = &delivery.message;
@@ -173,5 +181,20 @@ fn own_publish(delivery: &Delivery, left: Option<u32>) -> Publish {
         subscription_ids: delivery.subscription_ids.to_vec(),
         properties: message.properties().map(with_left),
         payload: message.payload().clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_been_sent_does_not_expire_mqtt_4_3_3_7() {
+        for dup in [false, true] {
+            assert_eq!(left(Expiry::Never, dup), Ok(None));
+            assert_eq!(left(Expiry::Left(7), dup), Ok(Some(7)));
+        }
+        assert_eq!(left(Expiry::Expired, false), Err(Unsent::Expired));
+        assert_eq!(left(Expiry::Expired, true), Ok(Some(0)));
     }
 }

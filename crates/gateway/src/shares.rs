@@ -1,7 +1,8 @@
-//! Messages of shared subscriptions that a client was sent and has not acknowledged: when it goes, another member
-//! gets them (MQTT 5.0 section 4.8.2).
+//! Messages of shared subscriptions that a client was sent with QoS 1 and has not acknowledged: when it goes, another
+//! member gets them (MQTT 5.0 section 4.8.2).
 //!
-//! Only of transient sessions: a durable one is sent them again itself. Knows no members. Start at [`Shares::sent`].
+//! With QoS 2 nobody else may get what one was sent (MQTT-4.8.2-5). Only of transient sessions: a durable one is sent
+//! them again itself. Knows no members. Start at [`Shares::sent`].
 
 use std::collections::BTreeMap;
 
@@ -17,20 +18,20 @@ pub(crate) struct Shares {
 }
 
 impl Shares {
+    /// Whether another member gets this one if the client that was sent it goes.
+    pub(crate) fn wants(delivery: &Delivery) -> bool {
+        delivery.group.is_some() && delivery.qos == QoS::AtLeastOnce
+    }
+
     /// A message was sent under an identifier that was free.
     pub(crate) fn sent(&mut self, packet_id: PacketId, delivery: Delivery) {
         self.count += 1;
         self.sent.insert(packet_id, (self.count, delivery));
     }
 
-    /// The client said something. PUBACK is its word on QoS 1, PUBREC on QoS 2, whatever their codes.
+    /// The client said something. PUBACK is its word on a message, whatever its code.
     pub(crate) fn answered(&mut self, packet: &Packet) {
-        let (ack, answers) = match packet {
-            Packet::PubAck(ack) => (ack, QoS::AtLeastOnce),
-            Packet::PubRec(ack) => (ack, QoS::ExactlyOnce),
-            _ => return,
-        };
-        if self.sent.get(&ack.packet_id).is_some_and(|(_, delivery)| delivery.qos == answers) {
+        if let Packet::PubAck(ack) = packet {
             self.sent.remove(&ack.packet_id);
         }
     }
@@ -105,25 +106,29 @@ mod tests {
 
     #[test]
     fn the_word_of_a_client_on_a_message_is_the_last_whatever_it_is_mqtt_4_8_2_6() {
-        for (qos, answer) in [
-            (QoS::AtLeastOnce, Packet::PubAck(ack(7, ReasonCode::QuotaExceeded))),
-            (QoS::ExactlyOnce, Packet::PubRec(ack(7, ReasonCode::Success))),
-            (QoS::ExactlyOnce, Packet::PubRec(ack(7, ReasonCode::QuotaExceeded))),
-        ] {
+        for reason in [ReasonCode::Success, ReasonCode::QuotaExceeded] {
             let mut shares = Shares::default();
-            shares.sent(id(7), delivery("a", qos));
-            shares.answered(&answer);
-            assert!(shares.is_empty(), "{answer:?}");
+            shares.sent(id(7), delivery("a", QoS::AtLeastOnce));
+            shares.answered(&Packet::PubAck(ack(7, reason)));
+            assert!(shares.is_empty(), "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn only_qos_1_goes_to_another_member_mqtt_4_8_2_5() {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            assert_eq!(Shares::wants(&delivery("a", qos)), qos == QoS::AtLeastOnce);
+            assert!(!Shares::wants(&Delivery { group: None, ..delivery("a", qos) }));
         }
     }
 
     #[test]
     fn an_answer_to_something_else_leaves_it() {
         let mut shares = Shares::default();
-        shares.sent(id(7), delivery("a", QoS::ExactlyOnce));
+        shares.sent(id(7), delivery("a", QoS::AtLeastOnce));
         for other in [
-            Packet::PubAck(ack(7, ReasonCode::Success)),
-            Packet::PubRec(ack(8, ReasonCode::Success)),
+            Packet::PubAck(ack(8, ReasonCode::Success)),
+            Packet::PubRec(ack(7, ReasonCode::Success)),
             Packet::PubRel(ack(7, ReasonCode::Success)),
             Packet::PubComp(ack(7, ReasonCode::Success)),
             Packet::PingReq,

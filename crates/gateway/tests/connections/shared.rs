@@ -37,17 +37,20 @@ async fn what_a_member_did_not_acknowledge_goes_to_another_in_order() {
     server.end().await;
 }
 
+/// MQTT-4.8.2-5: whether it has answered or not.
 #[tokio::test]
-async fn a_qos_2_message_belongs_to_the_member_that_said_pubrec() {
+async fn a_qos_2_message_belongs_to_the_member_that_was_sent_it() {
     let server = Server::start().await;
     let mut first = member(&server, "first").await;
     let (mut publisher, _) = Client::connect(&server, transient(Protocol::V5, "p")).await;
     let mut ids = Vec::new();
-    for (number, text) in [(1, "kept"), (2, "left")] {
+    for (number, text) in [(11, "answered"), (12, "not answered")] {
         publisher.send(Packet::Publish(publish("t", text, QoS::ExactlyOnce, number))).await;
         assert_eq!(publisher.next().await, Packet::PubRec(ack(id(number))));
         ids.push(first.next_publish().await.packet_id.unwrap());
     }
+    publisher.publish("t", "left").await;
+    first.next_publish().await;
     first.send(Packet::PubRec(ack(ids[0]))).await;
     assert_eq!(first.next().await, Packet::PubRel(ack(ids[0])));
     let mut second = member(&server, "second").await;
