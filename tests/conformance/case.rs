@@ -23,12 +23,15 @@ const AT_ONCE: usize = 12;
 /// Longest time of a case: far above what any takes, for machines are busy.
 const LONGEST: Duration = Duration::from_secs(100);
 
+/// A case that runs.
+pub(crate) type Running = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
 /// A case as its room lists it.
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     /// The versions it is run in, and what it holds the broker to in each.
     pub(crate) statements: &'static [(Version, &'static [&'static str])],
-    pub(crate) run: fn(Env) -> Pin<Box<dyn Future<Output = Result<()>> + Send>>,
+    pub(crate) run: fn(Env) -> Running,
 }
 
 /// `case!(function, V311 ["MQTT-..."], V5 ["MQTT-..."])`: run once in each version that is named.
@@ -82,10 +85,20 @@ impl Env {
 
     /// A connection on which nothing was sent, to the next node in turn.
     pub(crate) async fn open(&self) -> Result<Client> {
-        let number = self.opened.fetch_add(1, Ordering::Relaxed);
-        let node = number % self.nodes.len();
+        let (number, node) = self.turn();
         let name = format!("client {number} (node {})", node + 1);
         Client::open(self.nodes[node], self.version, name, self.transcript.clone()).await
+    }
+
+    /// Where the next client connects that is not a [`Client`].
+    pub(crate) fn next_address(&self) -> SocketAddr {
+        self.nodes[self.turn().1]
+    }
+
+    /// The number of the next connection, and its node.
+    fn turn(&self) -> (usize, usize) {
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        (number, number % self.nodes.len())
     }
 
     /// The same, and CONNECT is granted.
