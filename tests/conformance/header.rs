@@ -24,6 +24,7 @@ pub(crate) const CASES: &[Case] = &[
     case!(undefined_and_misplaced_properties_end_the_connection, V5["MQTT-4.13.1-1"]),
     case!(reason_codes_that_are_not_listed_end_the_connection,
         V5 ["MQTT-3.4.2-1", "MQTT-3.5.2-1", "MQTT-3.6.2-1", "MQTT-3.7.2-1", "MQTT-3.14.2-1", "MQTT-3.15.2-1"]),
+    case!(lengths_at_the_borders_of_their_encoding_are_kept, V311["MQTT-4.5.0-1"], V5["MQTT-1.5.5-1"]),
     case!(a_packet_may_come_byte_by_byte, V311["MQTT-7.1.1-1"], V5["MQTT-4.2.0-1"]),
 ];
 
@@ -251,4 +252,22 @@ async fn a_packet_may_come_byte_by_byte(env: Env) -> Result<()> {
     let connack = client.connack().await?;
     ensure!(connack.code == 0, "{connack:?}");
     witness.receives("in pieces").await.map(drop)
+}
+
+/// Remaining lengths of one, two and three bytes, in both directions.
+async fn lengths_at_the_borders_of_their_encoding_are_kept(env: Env) -> Result<()> {
+    let topic = env.topic("t");
+    let (mut subscriber, mut publisher) = (env.client("s").await?, env.client("p").await?);
+    subscriber.subscribe(&[(&topic, 1)]).await?;
+    let around = field(&topic).len() + usize::from(env.is_v5());
+    for remaining in [126, 127, 128, 129, 16_382, 16_383, 16_384, 16_385, 70_000] {
+        for qos in 0..=1 {
+            let publish = Publish::new(&topic, vec![b'x'; remaining - around - 2 * usize::from(qos)]);
+            publisher.publish(publish.clone(), qos).await?;
+            let message = subscriber.receive().await?;
+            let whole = message.payload == publish.payload;
+            ensure!(whole, "remaining length {remaining}: {} bytes came", message.payload.len());
+        }
+    }
+    Ok(())
 }

@@ -5,7 +5,10 @@ use anyhow::{Result, ensure};
 use crate::case;
 use crate::case::{Case, Env};
 use crate::client::Client;
-use crate::packet::{Connect, Publish, Version, Will, ack, ack_because, disconnect, first, four, id, reason};
+use crate::packet::{
+    Connect, Publish, Value, Version, Will, ack, ack_because, disconnect, first, four, id, options, reason,
+    two, variable,
+};
 
 pub(crate) const CASES: &[Case] = &[
     case!(a_durable_session_is_continued,
@@ -24,6 +27,10 @@ pub(crate) const CASES: &[Case] = &[
     case!(what_was_not_acknowledged_comes_again,
         V311 ["MQTT-4.4.0-1", "MQTT-3.3.1-1", "MQTT-2.3.1-3", "MQTT-4.6.0-1"],
         V5 ["MQTT-4.4.0-1", "MQTT-3.3.1-1", "MQTT-4.6.0-1"]),
+    case!(options_and_identifiers_are_session_state, V5["MQTT-4.1.0-1"]),
+    case!(a_takeover_sends_again_what_was_under_way, V311["MQTT-4.4.0-1"], V5["MQTT-4.4.0-1"]),
+    case!(a_narrower_window_holds_for_what_comes_again, V5["MQTT-3.3.4-9", "MQTT-4.9.0-2"]),
+    case!(an_assigned_client_id_names_a_session, V5["MQTT-3.1.3-7", "MQTT-3.1.3-2"]),
     case!(what_was_acknowledged_does_not_come_again, V311["MQTT-4.4.0-1"], V5["MQTT-4.4.0-1"]),
     case!(what_was_refused_does_not_come_again, V5["MQTT-4.4.0-2"]),
     case!(a_qos_2_exchange_of_a_client_goes_on_after_a_reconnect,
@@ -266,4 +273,93 @@ async fn a_session_belongs_to_the_client_id_and_not_to_the_version(env: Env) -> 
     env.client("p").await?.publish(Publish::new(&topic, "across versions"), 1).await?;
     let mut client = session_present(&other, &other.durable("a"), true).await?;
     client.receives("across versions").await.map(drop)
+}
+
+/// No local, retain as published, QoS and identifier, after a reconnect to another node.
+async fn options_and_identifiers_are_session_state(env: Env) -> Result<()> {
+    let (topic, fence) = (env.topic("t"), env.topic("fence"));
+    let mut client = env.connect(&env.durable("a")).await?;
+    let options = 1 | options::NO_LOCAL | options::AS_PUBLISHED;
+    client.subscribe_with(&[variable(id::SUBSCRIPTION_ID, 9)], &[(&topic, options)]).await?;
+    client.subscribe(&[(&fence, 2)]).await?;
+    client.leave().await?;
+    let mut other = env.client("o").await?;
+    other.publish(Publish::new(&topic, "queued").retain(), 2).await?;
+    let mut client = session_present(&env, &env.durable("a"), true).await?;
+    client.publish(Publish::new(&topic, "own"), 1).await?;
+    client.publish(Publish::new(&topic, "own"), 0).await?;
+    other.publish(Publish::new(&topic, "live").retain(), 0).await?;
+    other.publish(Publish::new(&topic, "live").retain(), 2).await?;
+    other.publish(Publish::new(&fence, "fence"), 2).await?;
+    let mut seen = Vec::new();
+    loop {
+        let message = client.receive().await?;
+        if message.text() == "fence" {
+            break;
+        }
+        let identifiers = message.values(id::SUBSCRIPTION_ID);
+        ensure!(message.retain && identifiers == [variable(id::SUBSCRIPTION_ID, 9).1], "{message:?}");
+        seen.push((message.text(), message.qos));
+    }
+    seen.sort();
+    let expected = [("live", 0), ("live", 1), ("queued", 1)].map(|(text, qos)| (text.to_owned(), qos));
+    ensure!(seen == expected, "expected {expected:?}, {seen:?} came");
+    Ok(())
+}
+
+/// The old connection lives until the new one is there, and has acknowledged nothing.
+async fn a_takeover_sends_again_what_was_under_way(env: Env) -> Result<()> {
+    let topic = env.topic("t");
+    let mut publisher = env.client("p").await?;
+    let mut old = env.connect(&env.durable("a")).await?;
+    old.subscribe(&[(&topic, 2)]).await?;
+    let mut before = Vec::new();
+    for qos in [1, 2] {
+        publisher.publish(Publish::new(&topic, qos.to_string()), qos).await?;
+        before.push(old.message().await?);
+    }
+    let mut new = session_present(&env, &env.durable("a"), true).await?;
+    old.ended(reason::TAKEN_OVER).await?;
+    for earlier in before {
+        let again = new.receive().await?;
+        let expected = Publish { dup: true, ..earlier };
+        ensure!(again == expected, "expected {expected:?}, {again:?} came");
+    }
+    new.quiet().await
+}
+
+/// More is under way from before than the client takes now.
+async fn a_narrower_window_holds_for_what_comes_again(env: Env) -> Result<()> {
+    const COUNT: usize = 5;
+    let topic = env.topic("t");
+    let mut publisher = env.client("p").await?;
+    let mut client = env.connect(&env.durable("a")).await?;
+    client.subscribe(&[(&topic, 2)]).await?;
+    for number in 0..COUNT {
+        publisher.publish(Publish::new(&topic, number.to_string()), 1 + (number % 2) as u8).await?;
+        client.message().await?;
+    }
+    drop(client);
+    let mut client = session_present(&env, &env.durable("a").with(two(id::RECEIVE_MAXIMUM, 1)), true).await?;
+    for number in 0..COUNT {
+        let message = client.message().await?;
+        ensure!(message.text() == number.to_string() && message.dup, "message {number}: {message:?}");
+        client.quiet().await?;
+        client.acknowledge(&message).await?;
+    }
+    client.quiet().await
+}
+
+async fn an_assigned_client_id_names_a_session(env: Env) -> Result<()> {
+    let topic = env.topic("t");
+    let mut client = session_present(&env, &Connect::new(env.version, "").durable(), false).await?;
+    let [Value::Text(assigned)] = &client.connack.values(id::ASSIGNED_CLIENT_ID)[..] else {
+        anyhow::bail!("no assigned client identifier in {:?}", client.connack);
+    };
+    let again = Connect::new(env.version, assigned).durable();
+    client.subscribe(&[(&topic, 1)]).await?;
+    client.leave().await?;
+    env.client("p").await?.publish(Publish::new(&topic, "queued"), 1).await?;
+    let mut client = session_present(&env, &again, true).await?;
+    client.receives("queued").await.map(drop)
 }

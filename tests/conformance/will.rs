@@ -185,22 +185,29 @@ async fn a_will_waits_for_its_delay(env: Env) -> Result<()> {
     // a session that ends at once does not wait
     let will = Will::new(&topic, "at once").with(four(id::WILL_DELAY, 1_000));
     drop(env.connect(&env.hello("b").will(will)).await?);
-    witness.receives("at once").await.map(drop)
+    witness.receives("at once").await?;
+    // and one that a clean start ends does not either
+    let will = Will::new(&topic, "given up").with(four(id::WILL_DELAY, 1_000));
+    drop(env.connect(&env.durable("c").will(will)).await?);
+    env.connect(&env.hello("c")).await?.leave().await?;
+    witness.receives("given up").await.map(drop)
 }
 
 /// Another will with a longer delay, left later, is the proof that this one would have been published.
 async fn who_comes_back_in_time_keeps_his_will_unsaid(env: Env) -> Result<()> {
     const DELAY: u32 = 3;
-    let topic = env.topic("gone");
-    let mut witness = witness(&env, &topic).await?;
     for round in 0..5 {
+        let topic = env.topic(&round.to_string());
+        let mut witness = witness(&env, &topic).await?;
         let will = Will::new(&topic, "not to be said").with(four(id::WILL_DELAY, DELAY));
-        let client = env.connect(&env.durable("a").will(will)).await?;
+        let client = env.connect(&env.durable("a").will(will.clone())).await?;
+        let mut taken_over = env.connect(&env.durable("b").will(will)).await?;
         let since = Instant::now();
         drop(client);
         let _back = env.connect(&env.durable("a")).await?;
+        let _successor = env.connect(&env.durable("b")).await?;
+        taken_over.ended(reason::TAKEN_OVER).await?;
         if since.elapsed() >= Duration::from_secs(u64::from(DELAY)) {
-            witness.receives("not to be said").await?;
             continue; // this machine was too slow for it: once more
         }
         let text = format!("fence {round}");

@@ -46,7 +46,7 @@ impl<L: Link> Driver<L> {
     }
 
     /// A client that answers a message of a shared subscription, whatever it says, is the one that got it
-    /// (MQTT-4.8.2-5 and -6).
+    /// (MQTT-4.8.2-6).
     fn note_share(&mut self, packet: &Packet) {
         if let Some(shares) = &mut self.shares {
             shares.answered(packet);
