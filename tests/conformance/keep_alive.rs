@@ -36,15 +36,31 @@ async fn a_silent_client_is_cut_off(env: Env) -> Result<()> {
     Ok(())
 }
 
+/// If this machine was too slow for a ping in time, once more.
 async fn a_client_that_pings_stays(env: Env) -> Result<()> {
-    let mut client = env.connect(&env.hello("a").keep_alive(2)).await?;
-    let since = Instant::now();
-    // longer than it may be silent: that time passes is what is tested
-    while since.elapsed() < Duration::from_secs(4) {
-        client.quiet().await?;
-        sleep(Duration::from_millis(100)).await;
+    loop {
+        let (outcome, longest) = pings(&env, 2, Duration::from_secs(4)).await?;
+        if outcome.is_ok() || longest < Duration::from_secs(2) {
+            return outcome;
+        }
     }
-    client.leave().await
+}
+
+/// Pings for so long, and says how long the longest silence was.
+async fn pings(env: &Env, keep_alive: u16, time: Duration) -> Result<(Result<()>, Duration)> {
+    let mut client = env.connect(&env.hello("a").keep_alive(keep_alive)).await?;
+    let (since, mut last, mut longest) = (Instant::now(), Instant::now(), Duration::ZERO);
+    while since.elapsed() < time {
+        // that time passes is what is tested
+        sleep(Duration::from_millis(100)).await;
+        let outcome = client.quiet().await;
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
+        if outcome.is_err() {
+            return Ok((outcome, longest));
+        }
+    }
+    Ok((client.leave().await, longest))
 }
 
 async fn what_is_sent_to_a_client_keeps_it_not_alive(env: Env) -> Result<()> {

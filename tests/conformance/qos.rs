@@ -183,8 +183,8 @@ async fn after_a_pubrec_that_says_no_an_identifier_is_a_new_message(env: Env) ->
 /// The interval passes between PUBLISH and PUBREC, on one connection and over two.
 async fn a_message_under_way_does_not_expire(env: Env) -> Result<()> {
     let topic = env.topic("t");
-    let message = || Publish::new(&topic, "short-lived").with(four(id::MESSAGE_EXPIRY, 1));
-    let expired = Duration::from_millis(2_100);
+    let message = || Publish::new(&topic, "short-lived").with(four(id::MESSAGE_EXPIRY, 3));
+    let expired = Duration::from_millis(4_100);
     let mut publisher = env.client("p").await?;
     for hello in [env.hello("s"), env.durable("d")] {
         let mut subscriber = env.connect(&hello).await?;

@@ -299,11 +299,11 @@ async fn options_and_identifiers_are_session_state(env: Env) -> Result<()> {
         }
         let identifiers = message.values(id::SUBSCRIPTION_ID);
         ensure!(message.retain && identifiers == [variable(id::SUBSCRIPTION_ID, 9).1], "{message:?}");
-        seen.push((message.text(), message.qos));
+        if message.qos > 0 {
+            seen.push(message.text());
+        }
     }
-    seen.sort();
-    let expected = [("live", 0), ("live", 1), ("queued", 1)].map(|(text, qos)| (text.to_owned(), qos));
-    ensure!(seen == expected, "expected {expected:?}, {seen:?} came");
+    ensure!(seen == ["queued", "live"], "{seen:?} came");
     Ok(())
 }
 
