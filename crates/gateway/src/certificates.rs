@@ -74,6 +74,8 @@ pub enum CertificateProblem {
 pub(crate) struct Certificates {
     config: TlsConfig,
     current: ArcSwap<ServerConfig>,
+    /// How the files looked before they were read first.
+    loaded: Stamp,
 }
 
 impl Certificates {
@@ -82,8 +84,9 @@ impl Certificates {
     /// # Errors
     /// What is wrong with the first bad one.
     pub(crate) fn load(config: TlsConfig) -> Result<Self, CertificateError> {
+        let loaded = config.stamp();
         let current = ArcSwap::from_pointee(load(&config)?);
-        Ok(Self { config, current })
+        Ok(Self { config, current, loaded })
     }
 
     /// What a connection that begins now is served with.
@@ -104,7 +107,7 @@ impl Certificates {
         counters: Arc<Counters>,
         stop: CancellationToken,
     ) {
-        let mut seen = self.config.stamp();
+        let mut seen = self.loaded;
         let mut ticks = tokio::time::interval(every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
