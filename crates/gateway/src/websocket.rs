@@ -14,7 +14,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext};
 
 use crate::buffers;
-use crate::link::{Link, Through};
+use crate::link::{Link, Through, Unread};
 
 /// Bytes of one message to the client: what a connection may keep as a buffer afterwards.
 const LARGEST_SENT: usize = 16 * 1024;
@@ -34,16 +34,13 @@ pub(crate) struct WebSocket<L> {
     frames: WebSocketContext,
     /// What is left of the last message.
     message: Bytes,
-    /// The last read left something behind, were it the end.
-    unread: bool,
+    unread: Unread,
     /// The next wait lets others go first.
     resting: AtomicBool,
     /// What was to be written could not be.
     held: bool,
     /// Nothing more comes.
     ended: bool,
-    /// Why the connection is over, to be said when what came before is read.
-    failed: Option<io::Error>,
 }
 
 /// The link as tungstenite sees it.
@@ -97,11 +94,10 @@ impl<L: Link> WebSocket<L> {
             socket: Socket { link, incoming: early },
             frames: WebSocketContext::new(Role::Server, Some(config)),
             message: Bytes::new(),
-            unread: true,
+            unread: Unread::early(),
             resting: AtomicBool::new(false),
             held: false,
             ended: false,
-            failed: None,
         }
     }
 
@@ -113,7 +109,7 @@ impl<L: Link> WebSocket<L> {
             if buffer.len() == buffer.capacity() || self.ended {
                 return Ok(());
             }
-            if let Some(error) = self.failed.take() {
+            if let Some(error) = self.unread.take_failure() {
                 return Err(error);
             }
             match self.frames.read(&mut self.socket) {
@@ -177,7 +173,7 @@ impl<L: Link> Link for WebSocket<L> {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if self.unread { Poll::Ready(Ok(())) } else { self.socket.link.poll_readable(context) }
+        if self.unread.any { Poll::Ready(Ok(())) } else { self.socket.link.poll_readable(context) }
     }
 
     fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -186,27 +182,17 @@ impl<L: Link> Link for WebSocket<L> {
 
     fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         let before = buffer.len();
-        self.unread = true;
-        let result = self.read_some(buffer);
+        let stopped = self.read_some(buffer);
         // answers to pings, and to a Close
         let _held = self.flush();
         if self.ended && !self.held {
             // both have said so: the server closes what is below (RFC 6455 section 7.1.1)
             let _said = self.socket.link.finish();
         }
-        let count = buffer.len() - before;
-        match result {
-            Ok(()) if count == 0 && !self.ended => Err(io::ErrorKind::WouldBlock.into()),
-            Ok(()) => Ok(count),
-            Err(error) => {
-                let would_block = error.kind() == io::ErrorKind::WouldBlock;
-                self.unread = !would_block;
-                if count == 0 {
-                    return Err(error);
-                }
-                self.failed = Some(error).filter(|_| !would_block);
-                Ok(count)
-            }
+        match self.unread.settle(buffer.len() - before, stopped) {
+            // messages without bytes: 0 would be the end
+            Ok(0) if !self.ended => Err(io::ErrorKind::WouldBlock.into()),
+            result => result,
         }
     }
 
@@ -289,7 +275,7 @@ mod tests {
                 Ok(0) => return (seen, None),
                 Ok(_) => seen.extend_from_slice(&buffer),
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return (seen, Some(error.kind())),
-                Err(_) if websocket.unread => {}
+                Err(_) if websocket.unread.any => {}
                 Err(error) => return (seen, Some(error.kind())),
             }
         }
