@@ -3,6 +3,7 @@
 Every callback puts an event into a queue; every wait has a deadline. Knows no test. Start at Client.
 """
 
+import os
 import queue
 import socket
 import struct
@@ -34,10 +35,28 @@ def publish_properties(**values):
     return properties(PacketTypes.PUBLISH, **values)
 
 
-class Client:
-    """One connection. `v5` chooses MQTT 5.0, otherwise 3.1.1."""
+class Transport:
+    """What carries the bytes: TCP unless told otherwise. `ca` makes it TLS, `certificate` is a pair of files."""
 
-    def __init__(self, endpoint, client_id, v5, *, clean=True, will=None, connect_properties=None, keepalive=30):
+    def __init__(self, *, websocket=False, ca=None, certificate=(None, None), v3=mqtt.MQTTv311):
+        self.websocket = websocket
+        self.ca = ca
+        self.certificate = certificate
+        self.v3 = v3
+
+    def set_up(self, client):
+        """Applies it to a client of paho's."""
+        if self.websocket:
+            client.ws_set_options(path="/mqtt")
+        if self.ca:
+            client.tls_set(ca_certs=self.ca, certfile=self.certificate[0], keyfile=self.certificate[1])
+
+
+class Client:
+    """One connection. `v5` chooses MQTT 5.0, otherwise 3.1.1; `over`, if given, a transport (and may choose 3.1)."""
+
+    def __init__(self, endpoint, client_id, v5, *, clean=True, will=None, connect_properties=None, keepalive=30,
+                 over=None):
         self.v5 = v5
         self.endpoint = endpoint
         self.messages = queue.Queue()
@@ -51,11 +70,13 @@ class Client:
         self.acknowledged_at = {}  # packet id -> when its PUBACK or PUBCOMP came
         self._published = {}
         self._published_changed = threading.Condition()
-        arguments = {"client_id": client_id, "protocol": mqtt.MQTTv5 if v5 else mqtt.MQTTv311,
-                     "reconnect_on_failure": False}
+        over = over or Transport()
+        arguments = {"client_id": client_id, "protocol": mqtt.MQTTv5 if v5 else over.v3, "reconnect_on_failure": False,
+                     "transport": "websockets" if over.websocket else "tcp"}
         if not v5:
             arguments["clean_session"] = clean
         self.paho = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, **arguments)
+        over.set_up(self.paho)
         self._register()
         if will is not None:
             self.paho.will_set(**will)
@@ -184,7 +205,9 @@ class Client:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.close()
         else:
-            sock.shutdown(socket.SHUT_RDWR)
+            # below TLS and WebSocket, if there are any
+            with socket.socket(fileno=os.dup(sock.fileno())) as below:
+                below.shutdown(socket.SHUT_RDWR)
         self.paho.loop_stop()
 
     def close(self, **arguments):

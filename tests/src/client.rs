@@ -5,12 +5,14 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes as m5;
 use rumqttc::{self as v4, v5};
+use rustls::ClientConfig;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -88,6 +90,7 @@ pub struct Options {
     will: Option<Will>,
     durable: bool,
     acknowledges_itself: bool,
+    tls: Option<Arc<ClientConfig>>,
 }
 
 /// What a durable client asks for in 5.0: an hour, longer than any test. (In 3.1.1 there is nothing to ask.)
@@ -97,8 +100,22 @@ impl Options {
     /// A clean session with keep-alive 30 s.
     #[must_use]
     pub fn new(address: SocketAddr, id: &str, version: Version) -> Self {
-        let (will, durable, acknowledges_itself) = (None, false, false);
-        Self { address, id: id.to_owned(), version, will, durable, acknowledges_itself }
+        let (will, durable, acknowledges_itself, tls) = (None, false, false, None);
+        Self { address, id: id.to_owned(), version, will, durable, acknowledges_itself, tls }
+    }
+
+    /// Over TLS.
+    #[must_use]
+    pub fn over_tls(mut self, config: Arc<ClientConfig>) -> Self {
+        self.tls = Some(config);
+        self
+    }
+
+    fn transport(&self) -> v4::Transport {
+        let secured = |config: &Arc<ClientConfig>| {
+            v4::Transport::tls_with_config(v4::TlsConfiguration::Rustls(Arc::clone(config)))
+        };
+        self.tls.as_ref().map_or_else(v4::Transport::tcp, secured)
     }
 
     /// A session that outlives its connection and is continued if it is there.
@@ -390,6 +407,7 @@ const WINDOW: u32 = 32;
 fn connect_v311(options: &Options, events: mpsc::Sender<Event>) -> (Inner, JoinHandle<()>) {
     let mut raw = v4::MqttOptions::new(&options.id, options.address.ip().to_string(), options.address.port());
     raw.set_keep_alive(KEEP_ALIVE).set_max_packet_size(LARGEST as usize, LARGEST as usize);
+    raw.set_transport(options.transport());
     raw.set_clean_session(!options.durable).set_manual_acks(options.acknowledges_itself);
     if let Some(will) = &options.will {
         raw.set_last_will(v4::LastWill::new(
@@ -418,6 +436,7 @@ fn connect_v311(options: &Options, events: mpsc::Sender<Event>) -> (Inner, JoinH
 fn connect_v5(options: &Options, events: mpsc::Sender<Event>) -> (Inner, JoinHandle<()>) {
     let mut raw = v5::MqttOptions::new(&options.id, options.address.ip().to_string(), options.address.port());
     raw.set_keep_alive(KEEP_ALIVE).set_max_packet_size(Some(LARGEST));
+    raw.set_transport(options.transport());
     raw.set_clean_start(!options.durable).set_manual_acks(options.acknowledges_itself);
     raw.set_session_expiry_interval(options.durable.then_some(SESSION_EXPIRY));
     if let Some(will) = &options.will {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use crate::{DEADLINE, Node, PortBlock, Turn};
+use crate::{Certificates, DEADLINE, Node, PortBlock, Turn};
 
 /// Lines of each node's log that a failed test shows.
 const TAIL: usize = 40;
@@ -38,18 +38,41 @@ impl Cluster {
     /// # Errors
     /// When one of them does not get ready.
     pub async fn start_with(nodes: u16, settings: &[&str]) -> Result<Self> {
+        let mut cluster = Self::configure(nodes, settings).await?;
+        cluster.run().await?;
+        Ok(cluster)
+    }
+
+    /// The same with listeners for all transports.
+    ///
+    /// # Errors
+    /// When one of them does not get ready.
+    pub async fn start_with_transports(nodes: u16, settings: &[&str]) -> Result<(Self, Certificates)> {
+        let mut cluster = Self::configure(nodes, settings).await?;
+        let certificates = Certificates::make(cluster.dir.path())?;
+        for node in &cluster.nodes {
+            node.listen_at_all(&certificates)?;
+        }
+        cluster.run().await?;
+        Ok((cluster, certificates))
+    }
+
+    async fn configure(nodes: u16, settings: &[&str]) -> Result<Self> {
         let turn = Turn::wait().await?;
         let ports = PortBlock::reserve()?;
         let dir = TempDir::with_prefix("zwerm-cluster-")?;
         let members: Result<Vec<Node>> =
             (1..=nodes).map(|number| Node::configure(number, nodes, dir.path(), &ports, settings)).collect();
-        let mut cluster = Self { nodes: members?, finished: false, _ports: ports, dir, _turn: turn };
-        for node in &mut cluster.nodes {
+        Ok(Self { nodes: members?, finished: false, _ports: ports, dir, _turn: turn })
+    }
+
+    async fn run(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
             node.start()?;
         }
-        let took = cluster.all_ready().await?;
-        println!("cluster of {nodes}: ready after {:.2} s", took.as_secs_f64());
-        Ok(cluster)
+        let took = self.all_ready().await?;
+        println!("cluster of {}: ready after {:.2} s", self.nodes.len(), took.as_secs_f64());
+        Ok(())
     }
 
     /// Waits until every started node is ready; says how long the last one took.

@@ -4,6 +4,7 @@
 //! Nothing here sleeps to let something happen: every wait polls a level and has a deadline.
 //! Start at [`Cluster::start`]; the tests are in `tests/cluster/`, the foreign clients in `tests/clients/`.
 
+mod certificates;
 mod client;
 mod cluster;
 mod http;
@@ -14,12 +15,13 @@ mod ports;
 mod program;
 mod wait;
 
+pub use certificates::{CLIENT_NAME, Certificates};
 pub use client::{Client, Message, Options, QoS, Version, Will};
 pub use cluster::{Brokers, Cluster};
 pub use http::{Response, get};
-pub use mosquitto::{MosquittoSub, mosquitto_pub};
-pub use node::{Node, send_signal};
-pub use places::{clients_dir, node_js, python, zwerm_binary};
+pub use mosquitto::{MosquittoSub, mosquitto_pub, mosquitto_rr};
+pub use node::{Node, Transport, send_signal};
+pub use places::{chromium, clients_dir, node_js, python, zwerm_binary};
 pub use ports::{PortBlock, Turn};
 pub use program::{Check, Line, Program};
 pub use rustix::process::Signal;

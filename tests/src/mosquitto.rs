@@ -1,4 +1,4 @@
-//! mosquitto_pub and mosquitto_sub as foreign clients.
+//! mosquitto_pub, mosquitto_sub and mosquitto_rr as foreign clients.
 //!
 //! Knows their flags and what they print with `-d`. Start at [`MosquittoSub::start`] and [`mosquitto_pub`].
 
@@ -121,4 +121,24 @@ pub async fn mosquitto_pub(
     let status = timeout(DEADLINE, child.wait()).await.context("mosquitto_pub did not end")??;
     ensure!(status.success(), "mosquitto_pub to {topic} ended with {status}");
     Ok(())
+}
+
+/// Asks `question` with one run of mosquitto_rr and waits for the answer, which it returns.
+///
+/// # Errors
+/// When it fails or none comes.
+pub async fn mosquitto_rr(
+    address: SocketAddr,
+    version: &str,
+    (topic, answers): (&str, &str),
+    question: &str,
+    more: &[&str],
+) -> Result<String> {
+    let mut command = Command::new("mosquitto_rr");
+    command.args(["-h", &address.ip().to_string(), "-p", &address.port().to_string(), "-V", version]);
+    command.args(["-t", topic, "-e", answers, "-m", question, "-q", "1"]).args(more);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(DEADLINE, command.output()).await.context("mosquitto_rr did not end")??;
+    ensure!(output.status.success(), "mosquitto_rr ended with {}", output.status);
+    Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
 }

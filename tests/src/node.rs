@@ -13,10 +13,36 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::{PortBlock, get, until, zwerm_binary};
+use crate::{Certificates, PortBlock, get, until, zwerm_binary};
 
 /// Ports a node takes of its cluster's block: MQTT, HTTP, cluster.
 const PORTS_PER_NODE: u16 = 3;
+
+/// Ports a node takes behind those of all nodes for its other listeners, in the order of [`Transport`].
+const PORTS_FOR_TRANSPORTS: u16 = 3;
+
+/// What MQTT can come over, besides TCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// TLS.
+    Tls,
+    /// WebSocket at `/mqtt`.
+    Ws,
+    /// Secure WebSocket at `/mqtt`.
+    Wss,
+}
+
+impl Transport {
+    const ALL: [Self; PORTS_FOR_TRANSPORTS as usize] = [Self::Tls, Self::Ws, Self::Wss];
+
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Tls => "mqtts",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+        }
+    }
+}
 
 /// A node and, while it runs, its process. Dropping it kills the process.
 #[derive(Debug)]
@@ -25,6 +51,7 @@ pub struct Node {
     dir: PathBuf,
     mqtt: SocketAddr,
     http: SocketAddr,
+    transports: [SocketAddr; Transport::ALL.len()],
     settings: Vec<String>,
     child: Option<Child>,
 }
@@ -49,7 +76,10 @@ impl Node {
         };
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
         let (mqtt, http) = (port(number, 0), port(number, 1));
-        let node = Self { number, dir, mqtt, http, settings, child: None };
+        let behind = nodes * PORTS_PER_NODE + (number - 1) * PORTS_FOR_TRANSPORTS;
+        let transports =
+            [0, 1, 2].map(|which| SocketAddr::from((Ipv4Addr::LOCALHOST, ports.port(behind + which))));
+        let node = Self { number, dir, mqtt, http, transports, settings, child: None };
         let peers: Vec<String> = (1..=nodes).map(|peer| port(peer, 2).to_string()).collect();
         fs::write(node.config_path(), node.config(port(number, 2), &peers))?;
         Ok(node)
@@ -67,6 +97,43 @@ impl Node {
              [http]\nbind = \"{http}\"\n\n\
              [mqtt]\nallow_anonymous = true\n"
         )
+    }
+
+    /// Adds listeners for all transports, and one at a Unix socket. Before it is started.
+    ///
+    /// # Errors
+    /// When the configuration cannot be written.
+    pub fn listen_at_all(&self, certificates: &Certificates) -> Result<()> {
+        let ((cert, key), ca) = (certificates.server(), certificates.ca());
+        let mut config = fs::read_to_string(self.config_path())?;
+        for (transport, address) in Transport::ALL.into_iter().zip(self.transports) {
+            let kind = transport.kind();
+            config.push_str(&format!("\n[[listener]]\nkind = \"{kind}\"\nbind = \"{address}\"\n"));
+            if transport != Transport::Ws {
+                config.push_str(&format!("cert = {cert:?}\nkey = {key:?}\n"));
+            }
+            // a browser that has no certificate gives up where it is asked for one
+            if transport == Transport::Tls {
+                config.push_str(&format!(
+                    "client_ca = {ca:?}\nclient_certificate = \"optional\"\ncertificate_as_username = true\n"
+                ));
+            }
+        }
+        let socket = self.unix_socket();
+        config.push_str(&format!("\n[[listener]]\nbind = \"unix:{}\"\n", socket.display()));
+        Ok(fs::write(self.config_path(), config)?)
+    }
+
+    /// Where clients of a transport connect, after [`Node::listen_at_all`].
+    #[must_use]
+    pub fn address(&self, transport: Transport) -> SocketAddr {
+        self.transports[transport as usize]
+    }
+
+    /// Where clients of this machine connect, likewise.
+    #[must_use]
+    pub fn unix_socket(&self) -> PathBuf {
+        self.dir.join("mqtt.sock")
     }
 
     fn config_path(&self) -> PathBuf {

@@ -49,3 +49,12 @@ pub fn node_js() -> Result<PathBuf> {
     ensure!(module.is_dir(), "{} is missing: run ./tests/prepare", module.display());
     Ok(PathBuf::from("node"))
 }
+
+/// Chromium or Chrome, under the names that systems give it; `None` where none is installed.
+#[must_use]
+pub fn chromium() -> Option<PathBuf> {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let path = env::var_os("PATH").unwrap_or_default();
+    let places: Vec<PathBuf> = env::split_paths(&path).collect();
+    names.iter().flat_map(|name| places.iter().map(move |place| place.join(name))).find(|path| path.is_file())
+}

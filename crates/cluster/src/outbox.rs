@@ -10,12 +10,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
-use tokio::sync::{mpsc, oneshot};
-use zwerm_machine::Target;
 use zwerm_machine::limits::OUTBOX_WINDOW;
 use zwerm_machine::records::{Drained, Message, shard_command::Command};
+use zwerm_machine::{Shard, Target};
 use zwerm_raft::Group;
+use zwerm_routing::Destination;
 use zwerm_wire::TopicFilter;
 
 use crate::cluster::Shared;
@@ -71,10 +72,11 @@ pub struct OutboxMessage {
 pub(crate) async fn publish_outbox(shared: &Shared, group: &Group, view: &ShardView, client: &ShardClient) {
     let mut status = group.watch();
     let mut applied = view.applied();
+    let mut control = shared.control.applied();
     let mut window = Window::new(shard_of_group(group.id()));
     loop {
         if group.is_leader() {
-            if window.fill(view, &shared.outbox).await.is_err() {
+            if window.fill(shared, view).await.is_err() {
                 return;
             }
         } else {
@@ -97,6 +99,7 @@ pub(crate) async fn publish_outbox(shared: &Shared, group: &Group, view: &ShardV
             },
             changed = status.changed() => if changed.is_err() { return },
             changed = applied.changed() => if changed.is_err() { return },
+            changed = control.changed() => if changed.is_err() { return },
             // What could not be read is tried again, whatever happens meanwhile.
             () = tokio::time::sleep(LOOK) => {}
         }
@@ -124,7 +127,7 @@ impl Window {
     }
 
     /// Hands on what there is room for, in order.
-    async fn fill(&mut self, view: &ShardView, outbox: &mpsc::Sender<OutboxMessage>) -> Result<(), Stopping> {
+    async fn fill(&mut self, shared: &Shared, view: &ShardView) -> Result<(), Stopping> {
         if self.waiting.len() >= WINDOW {
             return Ok(());
         }
@@ -134,6 +137,9 @@ impl Window {
         let handed = self.handed;
         let next = state.outbox().skip_while(|(sequence, _)| *sequence <= handed).take(room);
         for (sequence, entry) in next {
+            if would_return(shared, self.shard, &state, &entry.target) {
+                break;
+            }
             let message = match view.messages().get(entry.message).await {
                 Ok(Some(message)) => message,
                 // Taken off since: the next state says so.
@@ -149,7 +155,7 @@ impl Window {
             let target = OutboxTarget::from(&entry.target);
             let begins = self.handed == 0;
             let message = OutboxMessage { message, target, origin, begins, published };
-            outbox.send(message).await.map_err(|_| Stopping)?;
+            shared.outbox.send(message).await.map_err(|_| Stopping)?;
             self.handed = sequence;
             self.waiting.push_back((sequence, done));
         }
@@ -184,6 +190,14 @@ impl Window {
     fn reset(&mut self) {
         *self = Self::new(self.shard);
     }
+}
+
+/// The route table still says that the shard has members of a shared subscription whose last one is gone: the message
+/// would come back here, again and again. It waits until the table is up to date.
+fn would_return(shared: &Shared, shard: u32, state: &Shard, target: &Target) -> bool {
+    let Target::Group(filter) = target else { return false };
+    let routed = shared.control.routes().interest(Destination::Shard(shard), filter);
+    routed.members > 0 && !state.routes().contains_key(filter)
 }
 
 #[cfg(test)]

@@ -45,6 +45,8 @@ pub enum UserFileProblem {
 pub struct UserFile {
     file: PathBuf,
     current: ArcSwap<Users>,
+    /// How the file looked before it was read first.
+    loaded: Mark,
 }
 
 impl UserFile {
@@ -53,7 +55,8 @@ impl UserFile {
     /// # Errors
     /// It cannot be read, or a line is wrong.
     pub fn load(file: &Path) -> Result<Self, UserFileError> {
-        Ok(Self { file: file.to_owned(), current: ArcSwap::from_pointee(read(file)?) })
+        let loaded = mark(file);
+        Ok(Self { file: file.to_owned(), current: ArcSwap::from_pointee(read(file)?), loaded })
     }
 }
 
@@ -64,6 +67,10 @@ fn read(file: &Path) -> Result<Users, UserFileError> {
 }
 
 impl Watched for UserFile {
+    fn first_marks(&self) -> Vec<Mark> {
+        vec![self.loaded]
+    }
+
     fn marks(&self) -> Vec<Mark> {
         vec![mark(&self.file)]
     }

@@ -72,6 +72,8 @@ pub enum CertificateProblem {
 pub(crate) struct Certificates {
     config: TlsConfig,
     current: ArcSwap<ServerConfig>,
+    /// How the files looked before they were read first.
+    loaded: Vec<Mark>,
 }
 
 impl Certificates {
@@ -80,8 +82,9 @@ impl Certificates {
     /// # Errors
     /// What is wrong with the first bad one.
     pub(crate) fn load(config: TlsConfig) -> Result<Self, CertificateError> {
+        let loaded = config.marks();
         let current = ArcSwap::from_pointee(load(&config)?);
-        Ok(Self { config, current })
+        Ok(Self { config, current, loaded })
     }
 
     /// What a connection that begins now is served with.
@@ -95,11 +98,20 @@ impl Certificates {
     }
 }
 
-impl Watched for Certificates {
+impl TlsConfig {
     fn marks(&self) -> Vec<Mark> {
-        let TlsConfig { cert, key, client, .. } = &self.config;
-        let client_ca = client.as_ref().map(|client| &client.ca);
-        [Some(cert), Some(key), client_ca].into_iter().flatten().map(|file| mark(file)).collect()
+        let client_ca = self.client.as_ref().map(|client| &client.ca);
+        [Some(&self.cert), Some(&self.key), client_ca].into_iter().flatten().map(|file| mark(file)).collect()
+    }
+}
+
+impl Watched for Certificates {
+    fn first_marks(&self) -> Vec<Mark> {
+        self.loaded.clone()
+    }
+
+    fn marks(&self) -> Vec<Mark> {
+        self.config.marks()
     }
 
     fn read_again(&self, counters: &Counters) {

@@ -139,6 +139,43 @@ impl Link for Box<dyn Link + Sync> {
     }
 }
 
+/// What the last read of a layer left behind.
+#[derive(Debug, Default)]
+pub(crate) struct Unread {
+    /// There is something, were it the end: a read would not block.
+    pub(crate) any: bool,
+    /// Why the connection is over, to be said when what came before is read.
+    failed: Option<io::Error>,
+}
+
+impl Unread {
+    /// Something may have come with the handshake.
+    pub(crate) fn early() -> Self {
+        Self { any: true, failed: None }
+    }
+
+    /// Why the connection is over, if a read has found out and not said.
+    pub(crate) fn take_failure(&mut self) -> Option<io::Error> {
+        self.failed.take()
+    }
+
+    /// What a read says that brought so many bytes before it stopped: because there was no more room or is no more to
+    /// come, or with an error.
+    pub(crate) fn settle(&mut self, count: usize, stopped: io::Result<()>) -> io::Result<usize> {
+        let Err(error) = stopped else {
+            self.any = true;
+            return Ok(count);
+        };
+        let would_block = error.kind() == io::ErrorKind::WouldBlock;
+        self.any = !would_block;
+        if count == 0 {
+            return Err(error);
+        }
+        self.failed = Some(error).filter(|_| !would_block);
+        Ok(count)
+    }
+}
+
 /// A link as the libraries write to it that know no links.
 pub(crate) struct Through<'a, L>(pub(crate) &'a mut L);
 

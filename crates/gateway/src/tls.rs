@@ -13,7 +13,7 @@ use rustls::{HandshakeKind, ServerConfig, ServerConnection};
 use thiserror::Error;
 
 use crate::buffers;
-use crate::link::{Link, Through};
+use crate::link::{Link, Through, Unread};
 
 /// A link under TLS.
 pub(crate) struct Tls<L> {
@@ -21,12 +21,9 @@ pub(crate) struct Tls<L> {
     connection: ServerConnection,
     /// What came and rustls has not taken yet. Without memory while it is empty.
     incoming: BytesMut,
-    /// The last read left something behind, were it the end.
-    unread: bool,
+    unread: Unread,
     /// Nothing more comes.
     ended: bool,
-    /// Why the connection is over, to be said when what came before is read.
-    failed: Option<io::Error>,
 }
 
 /// Why a TLS connection is over.
@@ -53,8 +50,8 @@ impl<L: Link> Tls<L> {
     /// Does the handshake. What went wrong comes with the link, on which an alert has said so.
     pub(crate) async fn accept(link: L, config: Arc<ServerConfig>) -> Result<Self, (Broken, Option<L>)> {
         let connection = ServerConnection::new(config).map_err(|error| (error.into(), None))?;
-        let incoming = BytesMut::new();
-        let mut tls = Self { link, connection, incoming, unread: false, ended: false, failed: None };
+        let (incoming, unread) = (BytesMut::new(), Unread::default());
+        let mut tls = Self { link, connection, incoming, unread, ended: false };
         match tls.shake_hands().await {
             Ok(()) => Ok(tls),
             Err(broken) => {
@@ -68,8 +65,7 @@ impl<L: Link> Tls<L> {
         loop {
             self.flush_all().await?;
             if !self.connection.is_handshaking() {
-                // the first data may have come with the last message
-                self.unread = true;
+                self.unread = Unread::early();
                 return Ok(());
             }
             if self.ended {
@@ -159,7 +155,7 @@ impl<L: Link> Tls<L> {
             if buffer.len() == buffer.capacity() || self.ended {
                 return Ok(());
             }
-            if let Some(error) = self.failed.take() {
+            if let Some(error) = self.unread.take_failure() {
                 return Err(error);
             }
             self.advance()?;
@@ -169,7 +165,7 @@ impl<L: Link> Tls<L> {
 
 impl<L: Link> Link for Tls<L> {
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.unread { Poll::Ready(Ok(())) } else { self.link.poll_readable(context) }
+        if self.unread.any { Poll::Ready(Ok(())) } else { self.link.poll_readable(context) }
     }
 
     fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -178,21 +174,8 @@ impl<L: Link> Link for Tls<L> {
 
     fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         let before = buffer.len();
-        self.unread = true;
-        let result = self.read_some(buffer);
-        let count = buffer.len() - before;
-        match result {
-            Ok(()) => Ok(count),
-            Err(error) => {
-                let would_block = error.kind() == io::ErrorKind::WouldBlock;
-                self.unread = !would_block;
-                if count == 0 {
-                    return Err(error);
-                }
-                self.failed = Some(error).filter(|_| !would_block);
-                Ok(count)
-            }
-        }
+        let stopped = self.read_some(buffer);
+        self.unread.settle(buffer.len() - before, stopped)
     }
 
     fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {

@@ -162,6 +162,10 @@ async fn read_request(link: &mut impl Link) -> Result<(BytesMut, BytesMut), Upgr
         if bytes.len() >= LONGEST_REQUEST {
             return Err(UpgradeError::TooLong);
         }
+        // such as a TLS client at the wrong port, which would wait for an answer as we for the end
+        if !bytes.first().is_some_and(u8::is_ascii_uppercase) {
+            return Err(UpgradeError::Malformed("it does not begin with a method"));
+        }
     }
 }
 

@@ -16,6 +16,9 @@ pub(crate) type Mark = Option<(SystemTime, u64, u64)>;
 
 /// Something that was read from files.
 pub(crate) trait Watched: Send + Sync + 'static {
+    /// How the files looked before they were read first.
+    fn first_marks(&self) -> Vec<Mark>;
+
     /// How the files look now.
     fn marks(&self) -> Vec<Mark>;
 
@@ -36,7 +39,7 @@ pub(crate) async fn watch(
     counters: Arc<Counters>,
     stop: CancellationToken,
 ) {
-    let mut seen = watched.marks();
+    let mut seen = watched.first_marks();
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {

@@ -14,7 +14,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext};
 
 use crate::buffers;
-use crate::link::{Link, Through};
+use crate::link::{Link, Through, Unread};
 
 /// Bytes of one message to the client: what a connection may keep as a buffer afterwards.
 const LARGEST_SENT: usize = 16 * 1024;
@@ -34,16 +34,13 @@ pub(crate) struct WebSocket<L> {
     frames: WebSocketContext,
     /// What is left of the last message.
     message: Bytes,
-    /// The last read left something behind, were it the end.
-    unread: bool,
+    unread: Unread,
     /// The next wait lets others go first.
     resting: AtomicBool,
     /// What was to be written could not be.
     held: bool,
     /// Nothing more comes.
     ended: bool,
-    /// Why the connection is over, to be said when what came before is read.
-    failed: Option<io::Error>,
 }
 
 /// The link as tungstenite sees it.
@@ -97,11 +94,10 @@ impl<L: Link> WebSocket<L> {
             socket: Socket { link, incoming: early },
             frames: WebSocketContext::new(Role::Server, Some(config)),
             message: Bytes::new(),
-            unread: true,
+            unread: Unread::early(),
             resting: AtomicBool::new(false),
             held: false,
             ended: false,
-            failed: None,
         }
     }
 
@@ -113,7 +109,7 @@ impl<L: Link> WebSocket<L> {
             if buffer.len() == buffer.capacity() || self.ended {
                 return Ok(());
             }
-            if let Some(error) = self.failed.take() {
+            if let Some(error) = self.unread.take_failure() {
                 return Err(error);
             }
             match self.frames.read(&mut self.socket) {
@@ -177,7 +173,7 @@ impl<L: Link> Link for WebSocket<L> {
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if self.unread { Poll::Ready(Ok(())) } else { self.socket.link.poll_readable(context) }
+        if self.unread.any { Poll::Ready(Ok(())) } else { self.socket.link.poll_readable(context) }
     }
 
     fn poll_writable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -186,27 +182,17 @@ impl<L: Link> Link for WebSocket<L> {
 
     fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         let before = buffer.len();
-        self.unread = true;
-        let result = self.read_some(buffer);
+        let stopped = self.read_some(buffer);
         // answers to pings, and to a Close
         let _held = self.flush();
         if self.ended && !self.held {
             // both have said so: the server closes what is below (RFC 6455 section 7.1.1)
             let _said = self.socket.link.finish();
         }
-        let count = buffer.len() - before;
-        match result {
-            Ok(()) if count == 0 && !self.ended => Err(io::ErrorKind::WouldBlock.into()),
-            Ok(()) => Ok(count),
-            Err(error) => {
-                let would_block = error.kind() == io::ErrorKind::WouldBlock;
-                self.unread = !would_block;
-                if count == 0 {
-                    return Err(error);
-                }
-                self.failed = Some(error).filter(|_| !would_block);
-                Ok(count)
-            }
+        match self.unread.settle(buffer.len() - before, stopped) {
+            // messages without bytes: 0 would be the end
+            Ok(0) if !self.ended => Err(io::ErrorKind::WouldBlock.into()),
+            result => result,
         }
     }
 
@@ -250,5 +236,128 @@ impl<L: Link> Link for WebSocket<L> {
 
     fn closes_together(&self) -> bool {
         !self.ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::Scripted;
+    use proptest::prelude::*;
+    use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+    use tungstenite::protocol::frame::{Frame, FrameHeader};
+
+    const LARGEST: usize = 1000;
+
+    fn masked(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
+        let header = FrameHeader { opcode, mask: Some([1, 2, 3, 4]), ..FrameHeader::default() };
+        let mut bytes = Vec::new();
+        Frame::from_payload(header, payload.to_vec().into()).format(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn ping(number: usize) -> Vec<u8> {
+        masked(OpCode::Control(Control::Ping), number.to_string().as_bytes())
+    }
+
+    fn websocket(chunks: Vec<Vec<u8>>, turns: &[usize]) -> WebSocket<Scripted> {
+        let link =
+            Scripted { chunks: chunks.into(), turns: turns.iter().copied().collect(), taken: Vec::new() };
+        WebSocket::new(link, BytesMut::new(), LARGEST)
+    }
+
+    /// Reads as the driver does, until nothing more comes.
+    fn read_all(websocket: &mut WebSocket<Scripted>) -> (Vec<u8>, Option<io::ErrorKind>) {
+        let mut seen = Vec::new();
+        loop {
+            let mut buffer = BytesMut::with_capacity(64);
+            match websocket.read(&mut buffer) {
+                Ok(0) => return (seen, None),
+                Ok(_) => seen.extend_from_slice(&buffer),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return (seen, Some(error.kind())),
+                Err(_) if websocket.unread.any => {}
+                Err(error) => return (seen, Some(error.kind())),
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_link_does_not_take_is_held_and_written_before_anything_else() {
+        let mut websocket = websocket(vec![ping(1)], &[]);
+        assert_eq!(read_all(&mut websocket).1, Some(io::ErrorKind::WouldBlock));
+        assert!(websocket.holds());
+        let blocked = websocket.write(&[IoSlice::new(b"later")]).unwrap_err();
+        assert_eq!(blocked.kind(), io::ErrorKind::WouldBlock);
+        websocket.socket.link.turns.extend([2, 100, 100]);
+        // the first turn takes a part of the pong, the second the rest
+        websocket.flush().unwrap();
+        assert!(!websocket.holds());
+        assert_eq!(websocket.write(&[IoSlice::new(b"la"), IoSlice::new(b"ter")]).unwrap(), 5);
+        assert_eq!(websocket.socket.link.taken, b"\x8a\x011\x82\x05later");
+    }
+
+    #[test]
+    fn answers_to_a_flood_of_pings_are_bounded() {
+        let mut websocket = websocket((0..40_000).map(ping).collect(), &[]);
+        assert_eq!(read_all(&mut websocket).1, Some(io::ErrorKind::WouldBlock));
+        websocket.socket.link.turns.extend([usize::MAX; 10]);
+        websocket.flush().unwrap();
+        let taken = websocket.socket.link.taken.len();
+        assert!((1..=MOST_HELD + 200).contains(&taken), "{taken}");
+    }
+
+    #[test]
+    fn one_message_is_no_larger_than_what_a_connection_may_keep() {
+        let mut websocket = websocket(vec![], &[usize::MAX; 4]);
+        let large = vec![7; 3 * LARGEST_SENT];
+        assert_eq!(websocket.write(&[IoSlice::new(&large), IoSlice::new(&large)]).unwrap(), LARGEST_SENT);
+    }
+
+    #[test]
+    fn messages_without_bytes_let_others_go_first() {
+        let empty = masked(OpCode::Data(Data::Binary), b"").repeat(2 * MESSAGES_PER_READ);
+        let mut websocket = websocket(vec![empty], &[]);
+        let result = websocket.read(&mut BytesMut::with_capacity(64));
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        assert!(websocket.poll_readable(&mut context).is_pending(), "others first");
+        assert!(websocket.poll_readable(&mut context).is_ready(), "then what is left");
+    }
+
+    #[test]
+    fn what_came_before_an_error_is_read_before_it() {
+        let chunk =
+            [masked(OpCode::Data(Data::Binary), b"good"), masked(OpCode::Data(Data::Text), b"bad")].concat();
+        let mut websocket = websocket(vec![chunk], &[usize::MAX; 4]);
+        assert_eq!(read_all(&mut websocket), (b"good".to_vec(), Some(io::ErrorKind::InvalidData)));
+        assert!(websocket.socket.link.taken.starts_with(&[0x88]), "a Close frame");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(chunks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..200), 0..8)) {
+            let mut websocket = websocket(chunks, &[usize::MAX; 100]);
+            let (seen, _) = read_all(&mut websocket);
+            prop_assert!(seen.len() < 1600);
+        }
+
+        #[test]
+        fn cutting_the_bytes_anywhere_changes_nothing(
+            payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 1..6),
+            cuts in proptest::collection::vec(1..50_usize, 1..40),
+        ) {
+            let frames: Vec<u8> = payloads.iter().flat_map(|payload| masked(OpCode::Data(Data::Binary), payload)).collect();
+            let mut left = frames.as_slice();
+            let mut chunks = Vec::new();
+            for cut in cuts {
+                let (chunk, rest) = left.split_at(cut.min(left.len()));
+                chunks.push(chunk.to_vec());
+                left = rest;
+            }
+            chunks.push(left.to_vec());
+            chunks.retain(|chunk| !chunk.is_empty());
+            let mut websocket = websocket(chunks, &[]);
+            prop_assert_eq!(read_all(&mut websocket), (payloads.concat(), Some(io::ErrorKind::WouldBlock)));
+        }
     }
 }

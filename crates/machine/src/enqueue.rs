@@ -27,6 +27,8 @@ struct Fanout<'a> {
     /// Its topic, for sessions that note it.
     topic: Option<Arc<str>>,
     outcome: Enqueued,
+    /// The outbox took it.
+    handed_on: bool,
 }
 
 impl Shard {
@@ -49,10 +51,21 @@ impl Shard {
             for filter in groups {
                 let sessions = &self.sessions;
                 let length = |session| sessions.get(&session).map_or(0, |session| session.queued_messages());
-                let Some((filter, session, options)) = self.interest.pick(&filter, length) else { continue };
-                if self.arrivals.is_new(origin, Destination::Group(filter.clone())) {
-                    let terms = fanout.terms(&[options], Some(filter));
-                    self.give(session, &mut fanout, terms);
+                let picked = self.interest.pick(&filter, length);
+                if !self.arrivals.is_new(origin, Destination::Group(filter.clone())) {
+                    continue;
+                }
+                match picked {
+                    Some((filter, session, options)) => {
+                        let terms = fanout.terms(&[options], Some(filter));
+                        self.give(session, &mut fanout, terms);
+                    }
+                    // Whoever sent it did not know yet that the last member here is gone.
+                    None => {
+                        self.messages.name(fanout.number);
+                        self.hand_on(filter, fanout.number, fanout.bytes);
+                        fanout.handed_on = true;
+                    }
                 }
             }
         }
@@ -130,6 +143,7 @@ impl Shard {
             bytes: message::weight(message),
             topic: message.retain.then(|| message.topic.as_str().into()),
             outcome: Enqueued::default(),
+            handed_on: false,
         }
     }
 
@@ -152,7 +166,7 @@ impl Shard {
     }
 
     fn finish(&mut self, fanout: &Fanout<'_>) -> Reply {
-        if fanout.outcome.queued > 0 {
+        if fanout.outcome.queued > 0 || fanout.handed_on {
             self.messages.store(fanout.message);
         }
         Reply::Enqueued(fanout.outcome)

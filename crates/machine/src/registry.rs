@@ -69,10 +69,10 @@ impl Shard {
         continued: bool,
     ) -> Option<u64> {
         if let Some((old, session)) = old.and_then(|old| Some((old, old.session?))) {
+            if old.owner.connected {
+                self.session_abandoned(session);
+            }
             if continued {
-                if old.owner.connected {
-                    self.session_abandoned(session);
-                }
                 self.session_claimed(session, claim);
                 return Some(session);
             }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use zwerm_wire::TopicFilter;
+use zwerm_wire::{QoS, TopicFilter};
 
 use crate::Shard;
 use crate::limits::{MAX_BURIED, MAX_FILTERS, MAX_SUBSCRIPTIONS};
@@ -74,8 +74,9 @@ impl Shard {
             let Some(number) = self.ended.get_min().map(|(number, _)| *number) else { break };
             let Some(session) = self.ended.get_mut(&number).map(Arc::make_mut) else { break };
             if let Some(removed) = session.queue.remove_chunk() {
+                let sent = session.maybe_sent();
                 left = left.saturating_sub(removed.len().max(1));
-                removed.iter().for_each(|removed| self.pass_on(removed));
+                removed.iter().for_each(|(position, removed)| self.pass_on(removed, *position <= sent));
             } else if let Some((packet_id, received)) = session.received.get_min().copied() {
                 // Never released by its publisher: it was never published.
                 session.received.remove(&packet_id);
@@ -87,17 +88,20 @@ impl Shard {
         }
     }
 
-    /// What a member of a shared subscription had not acknowledged goes to another member (MQTT 5.0 section 4.8.2);
-    /// any other message ends with its session.
-    fn pass_on(&mut self, removed: &Removed) {
+    /// What a member of a shared subscription had not acknowledged goes to another member, but for what it may have
+    /// been sent with QoS 2 (MQTT 5.0 section 4.8.2, MQTT-4.8.2-5); any other message ends with its session.
+    fn pass_on(&mut self, removed: &Removed, maybe_sent: bool) {
         match &removed.terms.group {
-            None => self.messages.release(removed.message),
-            Some(filter) => self.outbox.push(OutboxEntry {
-                message: removed.message,
-                target: Target::Group(filter.clone()),
-                bytes: removed.bytes,
-            }),
+            Some(filter) if !(maybe_sent && removed.terms.qos == QoS::ExactlyOnce) => {
+                self.hand_on(filter.clone(), removed.message, removed.bytes);
+            }
+            _ => self.messages.release(removed.message),
         }
+    }
+
+    /// A message that is named goes to another member of a shared subscription, wherever that is.
+    pub(crate) fn hand_on(&mut self, filter: TopicFilter, message: u64, bytes: u32) {
+        self.outbox.push(OutboxEntry { message, target: Target::Group(filter), bytes });
     }
 
     /// The durable session of a client, if the epoch is that of its present owner.

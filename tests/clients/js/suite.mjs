@@ -7,35 +7,10 @@
 import assert from "node:assert/strict";
 import { parseArgs } from "node:util";
 import mqtt from "mqtt";
+import { check, exit, parseEndpoints, within } from "./check.mjs";
 
 const RUN = `mqttjs-${process.pid}`; // keeps topics and client ids of parallel runs apart
-const DEADLINE = 20_000; // milliseconds; generous because CI machines are busy
 const PER_CELL = 5; // messages for each pair of nodes and QoS
-
-let failed = 0;
-
-async function check(name, body) {
-  const started = performance.now();
-  let ok = true;
-  let detail = "";
-  try {
-    await body();
-  } catch (error) {
-    ok = false;
-    failed += 1;
-    detail = `${error.name}: ${error.message}`;
-  }
-  const seconds = Math.round(performance.now() - started) / 1000;
-  console.log(JSON.stringify({ name, ok, detail, seconds }));
-}
-
-function within(promise, what) {
-  let timer;
-  const late = new Promise((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what} did not happen within ${DEADLINE} ms`)), DEADLINE);
-  });
-  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
-}
 
 /** One connection that queues what it receives. */
 class Client {
@@ -324,14 +299,11 @@ class Suite5 extends Suite {
 
 async function main() {
   const { values } = parseArgs({ options: { endpoints: { type: "string" } } });
-  const endpoints = (values.endpoints ?? "").split(",").map((item) => {
-    const colon = item.lastIndexOf(":");
-    return [item.slice(0, colon), Number(item.slice(colon + 1))];
-  });
+  const endpoints = parseEndpoints(values.endpoints);
   if (endpoints.length !== 3) throw new Error("name three endpoints: --endpoints host:port,host:port,host:port");
   await new Suite(endpoints, 4).run();
   await new Suite5(endpoints, 5).run();
-  process.exit(failed ? 1 : 0);
+  exit();
 }
 
 await main();

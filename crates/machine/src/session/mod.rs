@@ -130,6 +130,11 @@ impl Session {
         self.sent(self.queue.reach(self.window));
     }
 
+    /// The last position that an owner before may have sent.
+    pub(crate) fn maybe_sent(&self) -> u64 {
+        self.maybe_sent
+    }
+
     /// What the next owner needs to know; `since` is how old the route of a filter is.
     pub(crate) fn resumed(&self, since: impl Fn(&TopicFilter) -> u64) -> Resumed {
         let subscription = |(filter, options): (&TopicFilter, &Options)| Subscription {

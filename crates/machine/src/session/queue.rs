@@ -114,11 +114,13 @@ impl Queue {
         reached
     }
 
-    /// Takes the first chunk with all that is pending in it. `None`: the queue is empty.
-    pub(crate) fn remove_chunk(&mut self) -> Option<Vec<Removed>> {
+    /// Takes the first chunk with all that is pending in it, by position. `None`: the queue is empty.
+    pub(crate) fn remove_chunk(&mut self) -> Option<Vec<(u64, Removed)>> {
         let index = self.chunks.get_min().map(|(index, _)| *index)?;
-        let removed: Vec<Removed> = self.chunks.remove(&index)?.removed().collect();
-        removed.iter().for_each(|removed| self.load.take(Load::of(removed.bytes)));
+        let chunk = self.chunks.remove(&index)?;
+        let positions = places(chunk.pending).map(|place| index * CHUNK + u64::from(place));
+        let removed: Vec<_> = positions.zip(chunk.removed()).collect();
+        removed.iter().for_each(|(_, removed)| self.load.take(Load::of(removed.bytes)));
         Some(removed)
     }
 

@@ -77,6 +77,8 @@ struct Durable {
     subscriptions: BTreeMap<String, u32>,
     queue: Vec<Item>,
     last: u64,
+    /// What the client may have been sent.
+    sent: u64,
     received: BTreeMap<u32, String>,
 }
 
@@ -128,6 +130,13 @@ impl Durable {
     }
 }
 
+impl Durable {
+    /// Its owner is gone without a word: any window is larger than these queues.
+    fn abandon(&mut self) {
+        self.sent = self.queue.last().map_or(self.sent, |item| self.sent.max(item.position));
+    }
+}
+
 impl Model {
     fn push_outbox(&mut self, message: String, group: Option<String>) {
         self.published += 1;
@@ -136,7 +145,7 @@ impl Model {
 
     fn end(&mut self, session: Durable) {
         for item in session.queue.into_iter().filter(|item| !item.released) {
-            if item.group.is_some() {
+            if item.group.is_some() && !(item.qos == 2 && item.position <= session.sent) {
                 self.push_outbox(item.message, item.group);
             }
         }
@@ -241,7 +250,12 @@ impl Model {
             Command::Release(release) => self.disconnect(&release.client_id),
             Command::OwnerLost(_) => {
                 self.incarnation += 1;
-                CLIENTS.iter().for_each(|client| self.disconnect(client));
+                for client in CLIENTS {
+                    if let Some(session) = self.owned(client) {
+                        session.abandon();
+                    }
+                    self.disconnect(client);
+                }
             }
             Command::Subscribe(subscribe) => {
                 if let Some(session) = self.owned(&subscribe.client_id) {
@@ -286,7 +300,11 @@ impl Model {
     fn claim(&mut self, claim: &Claim) {
         self.epoch += 1;
         let old = self.clients.remove(&claim.client_id);
+        let was_connected = old.as_ref().is_some_and(|old| old.connected);
         let mut session = old.and_then(|old| old.session);
+        if let Some(session) = session.as_mut().filter(|_| was_connected) {
+            session.abandon();
+        }
         if claim.clean_start {
             session.take().into_iter().for_each(|session| self.end(session));
         }
@@ -326,12 +344,17 @@ impl Model {
                 let session = client.session.as_ref().filter(|session| is_member(session))?;
                 Some((!client.connected, session.pending(), session.began, name.clone()))
             });
-            let Some((.., name)) = members.min() else { continue };
-            if self.arrives(origin, group) {
-                let session = self.clients.get_mut(&name).unwrap().session.as_mut().unwrap();
-                let qos = session.subscriptions[group].min(message.qos);
-                add(session.offer(text, qos, Some(group)));
+            let picked = members.min();
+            if !self.arrives(origin, group) {
+                continue;
             }
+            let Some((.., name)) = picked else {
+                self.push_outbox(text.into(), Some(group.clone()));
+                continue;
+            };
+            let session = self.clients.get_mut(&name).unwrap().session.as_mut().unwrap();
+            let qos = session.subscriptions[group].min(message.qos);
+            add(session.offer(text, qos, Some(group)));
         }
         sum
     }

@@ -255,6 +255,46 @@ async fn all_kinds_are_served_side_by_side() {
     node.end().await;
 }
 
+/// A subscriber and a publisher over one kind: eight megabytes, more than sockets and buffers hold, are on the way before
+/// the first message is read.
+fn read_slowly<S: Read + Write>(open: impl Fn() -> S) {
+    const COUNT: usize = 400;
+    let text = |number: usize| format!("{number} {}", "x".repeat(20_000));
+    let mut slow = Mqtt::connect(open(), "slow");
+    slow.subscribe("t");
+    let mut fast = Mqtt::connect(open(), "fast");
+    for number in 0..COUNT {
+        fast.send(&Packet::Publish(publish("t", &text(number), QoS::AtMostOnce, 0)));
+    }
+    fast.ping();
+    for number in 0..COUNT {
+        let Packet::Publish(seen) = slow.next() else { panic!("no PUBLISH") };
+        assert!(seen.payload == text(number).as_bytes(), "{number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_slowly_gets_all_in_order() {
+    let authority = certificates::Authority::new("zwerm test");
+    let files = certificates::Files::new(&authority.server());
+    let (tls, websocket) = (Some(files.config()), Some("/mqtt".to_owned()));
+    let node = Node::start(vec![
+        ListenerConfig { tls: tls.clone(), ..listener() },
+        ListenerConfig { websocket: websocket.clone(), ..listener() },
+        ListenerConfig { tls, websocket, ..listener() },
+    ])
+    .await;
+    let addresses: Vec<SocketAddr> = node.binds().iter().filter_map(Bind::tcp).collect();
+    blocking(move || {
+        let client = authority.trusting();
+        read_slowly(|| client.dial(addresses[0]));
+        read_slowly(|| websocket::Ws::open(dial(addresses[1])));
+        read_slowly(|| websocket::Ws::open(client.dial(addresses[2])));
+    })
+    .await;
+    node.end().await;
+}
+
 fn qos0(text: &str) -> Packet {
     Packet::Publish(publish("all", text, QoS::AtMostOnce, 0))
 }
