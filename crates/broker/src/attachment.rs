@@ -20,6 +20,7 @@ use crate::outbox::LeftBehind;
 use crate::pipeline::Pipeline;
 use crate::subscribing::Subscribing;
 use crate::subscriptions::SessionKey;
+use crate::sys::is_sys;
 
 /// Whether the broker takes more of this publisher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,11 +166,23 @@ impl Attachment {
             return self.admits();
         };
         self.ownership.inner.local.counters.published.add(1);
+        if is_sys(message.topic()) {
+            return self.refuse(token, qos);
+        }
         let message = Arc::new(message);
         match (&mut self.durable, qos, token) {
             (Some(durable), QoS::ExactlyOnce, Some(packet_id)) => durable.receive(packet_id, message),
             (_, QoS::AtMostOnce, _) => self.pipeline.admit(message, None),
             (_, _, token) => self.pipeline.admit(message, token),
+        }
+        self.admits()
+    }
+
+    /// The topic is not for clients to publish to.
+    fn refuse(&mut self, token: Option<PacketId>, qos: QoS) -> Admission {
+        match (&mut self.durable, qos, token) {
+            (Some(durable), QoS::ExactlyOnce, Some(packet_id)) => durable.refuse(packet_id),
+            (_, _, token) => self.pipeline.refuse(ReasonCode::TopicNameInvalid, token),
         }
         self.admits()
     }

@@ -60,7 +60,7 @@ impl Unstarted {
 
 /// The broker of this node. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Broker(Arc<Inner>);
+pub struct Broker(pub(crate) Arc<Inner>);
 
 /// What attachments and tasks share.
 #[derive(Debug)]

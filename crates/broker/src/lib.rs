@@ -19,6 +19,7 @@ mod replay;
 mod shared;
 mod subscribing;
 mod subscriptions;
+mod sys;
 mod targets;
 
 pub use attachment::{Accepted, Admission, Attachment, Detach};
@@ -29,3 +30,4 @@ pub use durable::Stage;
 pub use error::AttachError;
 pub use mailbox::Delivery;
 pub use message::{Expiry, Message};
+pub use sys::{Reach, Teller};

@@ -23,6 +23,7 @@ use crate::message::{Expiry, Message};
 use crate::outbox::{LEFT_BEHIND, LeftBehind};
 use crate::shared::{Pick, Picker};
 use crate::subscriptions::Subscriptions;
+use crate::sys::Values;
 use crate::targets::{Copy, Group, Resolver};
 
 /// What all connections of this node share.
@@ -32,6 +33,8 @@ pub(crate) struct LocalSessions {
     pub(crate) subscriptions: Subscriptions,
     pub(crate) clients: Clients,
     pub(crate) counters: Counters,
+    /// What this node says of itself.
+    pub(crate) sys: Values,
     /// Clients over the bounds of their queue.
     congested: Mutex<Vec<Arc<Mailbox>>>,
     /// What came from shards' outboxes.
@@ -49,6 +52,7 @@ impl LocalSessions {
             subscriptions: Subscriptions::default(),
             clients: Clients::default(),
             counters: Counters::default(),
+            sys: Values::default(),
             congested: Mutex::default(),
             arrivals: Mutex::default(),
             left_behind,

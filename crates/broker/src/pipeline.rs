@@ -157,6 +157,11 @@ impl<T> Pipeline<T> {
         self.push(Pending { token, stage: Stage::ToRoute(message), only });
     }
 
+    /// Refuses a message, in its turn.
+    pub(crate) fn refuse(&mut self, reason: ReasonCode, token: Option<T>) {
+        self.push(Pending { token, stage: Stage::done(reason), only: None });
+    }
+
     fn push(&mut self, pending: Pending<T>) {
         self.pending.push_back(pending);
         self.advance();

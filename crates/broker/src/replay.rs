@@ -19,6 +19,7 @@ use zwerm_wire::{QoS, RetainHandling, SubscribeFilter, TopicFilter};
 use crate::broker::Inner;
 use crate::mailbox::{Delivery, Mailbox};
 use crate::subscriptions::Subscriber;
+use crate::sys::is_sys;
 
 /// Messages read before the SUBACK.
 const HEAD: usize = 1_024;
@@ -165,7 +166,9 @@ impl Replay {
     /// Reads everything that matches: the first messages into the head, the others into the queue as the
     /// client takes them.
     pub(crate) async fn run(mut self, inner: &Inner) {
-        if !self.skip {
+        if !self.skip && is_sys(self.filter.as_str()) {
+            self.queue_sys(inner).await;
+        } else if !self.skip {
             let (into, batches) = mpsc::channel::<RetainedMessages>(AHEAD);
             let filter = self.filter.clone();
             let read = async {
@@ -183,6 +186,16 @@ impl Replay {
         self.end_head();
         if let Some(durable) = self.durable.take() {
             durable.committed().await;
+        }
+    }
+
+    /// What this node says of itself: QoS 0, so through the mailbox also for a durable session.
+    async fn queue_sys(&mut self, inner: &Inner) {
+        for message in inner.local.sys.matching(&self.filter) {
+            inner.local.counters.replayed.add(1);
+            if !self.queue(self.delivery_of(message, QoS::AtMostOnce)).await {
+                return;
+            }
         }
     }
 
@@ -231,15 +244,11 @@ impl Replay {
             return None;
         }
         let qos = message.qos().min(options.qos);
+        Some(self.delivery_of(Arc::new(message), qos))
+    }
+
+    fn delivery_of(&self, message: Arc<crate::message::Message>, qos: QoS) -> Delivery {
         let subscription_ids: SmallVec<_> = self.subscriber.subscription_id.into_iter().collect();
-        Some(Delivery {
-            message: Arc::new(message),
-            qos,
-            retain: true,
-            subscription_ids,
-            dup: false,
-            packet_id: None,
-            group: None,
-        })
+        Delivery { message, qos, retain: true, subscription_ids, dup: false, packet_id: None, group: None }
     }
 }

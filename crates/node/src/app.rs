@@ -4,20 +4,22 @@
 //! clients first, then the cluster is told, HTTP last. Start at [`App::build`], then [`App::run`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use zwerm_admin::Server;
+use zwerm_admin::{NodeView, Server};
 use zwerm_broker::{Broker, Unstarted};
 use zwerm_cluster::{Cluster, TcpDial, tcp_incoming};
-use zwerm_gateway::Gateway;
+use zwerm_gateway::{Counters, Gateway};
 use zwerm_store::{Engine, SledEngine};
 
 use crate::config::Config;
 use crate::identity::Identity;
-use crate::parts;
 use crate::view::View;
+use crate::{parts, sys};
 
 /// One node, built: it takes part in its cluster, but serves no client yet.
 #[derive(Debug)]
@@ -78,7 +80,9 @@ impl App {
         let view = View::new(&identity, broker.clone(), gateway.counters(), storage, shutdown.clone());
         // HTTP answers until the very end, so that probes see a node that is leaving.
         let last = CancellationToken::new();
-        let server = Server::start(http, Arc::new(view), last.clone())?;
+        let view = Arc::new(view);
+        let server = Server::start(http, Arc::clone(&view) as Arc<dyn NodeView>, last.clone())?;
+        let told = tell(&config, &broker, view, gateway.counters(), &shutdown);
         if let Some(cluster_id) = shutdown.run_until_cancelled(cluster.cluster_id()).await {
             identity.set_cluster_id(&cluster_id)?;
             if shutdown.run_until_cancelled(cluster.failed()).await.is_some() {
@@ -92,12 +96,28 @@ impl App {
         tracing::info!("stopping: closing client connections");
         gateway.stopped().await;
         tracing::info!("stopping: leaving the cluster");
+        if let Some(told) = told {
+            told.await?;
+        }
         broker.stop().await;
         cluster.stop().await;
         last.cancel();
         server.stopped().await?;
         Ok(())
     }
+}
+
+/// Tells `$SYS` topics, unless there are none.
+fn tell(
+    config: &Config,
+    broker: &Broker,
+    view: Arc<View>,
+    counters: Arc<Counters>,
+    shutdown: &CancellationToken,
+) -> Option<JoinHandle<()>> {
+    let every = Duration::from_secs(u64::from(config.mqtt.sys_interval));
+    let telling = sys::tell(broker.clone(), view, counters, every, shutdown.clone());
+    (!every.is_zero()).then(|| tokio::spawn(telling))
 }
 
 async fn open_engine(config: &Config, identity: &Identity) -> anyhow::Result<Arc<SledEngine>> {

@@ -14,6 +14,7 @@ mod pubsub;
 mod serve;
 mod shutdown;
 mod status;
+mod sys;
 mod telemetry;
 mod up;
 mod view;

@@ -17,6 +17,8 @@ use crate::message::Message;
 #[derive(Debug)]
 enum Step {
     Receive(Arc<Message>),
+    /// It is refused, in its turn.
+    Refuse,
     Complete,
 }
 
@@ -32,6 +34,11 @@ pub(super) struct Inbound {
 impl Inbound {
     pub(super) fn receive(&mut self, packet_id: PacketId, message: Arc<Message>) {
         self.waiting.push_back((packet_id, Step::Receive(message)));
+    }
+
+    /// The topic is not for clients to publish to.
+    pub(super) fn refuse(&mut self, packet_id: PacketId) {
+        self.waiting.push_back((packet_id, Step::Refuse));
     }
 
     pub(super) fn complete(&mut self, packet_id: PacketId) {
@@ -51,7 +58,7 @@ impl Inbound {
                 return;
             }
             let line = match step {
-                Step::Receive(_) => &mut self.receiving,
+                Step::Receive(_) | Step::Refuse => &mut self.receiving,
                 Step::Complete => &mut self.completing,
             };
             line.push_back((*packet_id, receipt));
@@ -63,6 +70,7 @@ impl Inbound {
     pub(super) fn next_received(&mut self) -> Option<(PacketId, ReasonCode)> {
         next(&mut self.receiving, |refusal| match refusal {
             None => Some(ReasonCode::Success),
+            Some(Refusal::Invalid) => Some(ReasonCode::TopicNameInvalid),
             Some(Refusal::Busy) => Some(ReasonCode::QuotaExceeded),
             Some(
                 Refusal::StaleEpoch | Refusal::NoSession | Refusal::UnknownClient | Refusal::Unspecified,
@@ -89,6 +97,10 @@ fn hand(owner: &Owner, packet_id: PacketId, step: &Step, receipt: &Receipt) -> R
             let record = || Some(message.record(owner.cluster.now_ms()));
             let receive = || Receive { client_id, epoch, packet_id, message: record() };
             owner.cluster.receive(owner.shard, receive, ticket)
+        }
+        Step::Refuse => {
+            ticket().refuse_for(Refusal::Invalid);
+            Ok(())
         }
         Step::Complete => {
             owner.cluster.complete(owner.shard, || Complete { client_id, epoch, packet_id }, ticket)

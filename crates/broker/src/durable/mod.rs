@@ -163,6 +163,12 @@ impl Durable {
         self.inbound.flush(&self.owner);
     }
 
+    /// A QoS 2 message from the client that nobody gets.
+    pub(crate) fn refuse(&mut self, packet_id: PacketId) {
+        self.inbound.refuse(packet_id);
+        self.inbound.flush(&self.owner);
+    }
+
     /// Its PUBREL.
     pub(crate) fn complete(&mut self, packet_id: PacketId) {
         self.inbound.complete(packet_id);

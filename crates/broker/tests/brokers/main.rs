@@ -22,3 +22,4 @@ mod leases;
 mod owners;
 mod retained;
 mod shared;
+mod sys;

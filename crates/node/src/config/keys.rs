@@ -359,6 +359,16 @@ const MQTT: &[Key<Config>] = &[
         |c| &mut c.mqtt.strict_utf8,
         "Refuse control characters and Unicode non-characters in strings (section 1.5.4).",
     ),
+    within(
+        0,
+        86_400,
+        &key(
+            "sys_interval",
+            |c| &mut c.mqtt.sys_interval,
+            "Seconds after which a node tells the values of its `$SYS` topics that have changed: `$SYS/broker/...` to its own \
+             clients, `$SYS/brokers/<node name>/...` to those of all nodes. 0: there are none.",
+        ),
+    ),
     key(
         "response_information",
         |c| &mut c.mqtt.response_information,

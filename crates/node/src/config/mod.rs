@@ -211,6 +211,8 @@ pub struct MqttConfig {
     pub allow_zero_length_client_id: bool,
     /// Whether control characters and non-characters in strings are refused.
     pub strict_utf8: bool,
+    /// Seconds between two tellings of `$SYS` topics; 0: there are none.
+    pub sys_interval: u32,
     /// The beginning of the response topics that clients may use.
     pub response_information: Option<String>,
     /// What a client with overlapping subscriptions gets.
@@ -351,6 +353,7 @@ impl Default for MqttConfig {
             shared_strategy: SharedStrategy::Local,
             allow_zero_length_client_id: true,
             strict_utf8: false,
+            sys_interval: 10,
             response_information: None,
             overlapping: Overlapping::Each,
         }

@@ -107,6 +107,7 @@ session_queue_full = "drop_newest"
 shared_strategy = "hash_topic"
 allow_zero_length_client_id = false
 strict_utf8 = true
+sys_interval = 60
 response_information = "answers/"
 overlapping = "merged"
 [auth]
@@ -176,6 +177,7 @@ fn every_key() -> Config {
             shared_strategy: SharedStrategy::HashTopic,
             allow_zero_length_client_id: false,
             strict_utf8: true,
+            sys_interval: 60,
             response_information: Some("answers/".into()),
             overlapping: Overlapping::Merged,
         },
