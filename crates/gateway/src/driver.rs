@@ -244,6 +244,8 @@ impl<L: Link> Driver<L> {
     /// Asks the broker for the client id. The connection does nothing else meanwhile; the broker bounds it.
     async fn attach(&mut self, mut connect: Box<Connect>) {
         prove_name(&self.peer, &mut connect);
+        let (client_id, username) = (&connect.client_id, &connect.username);
+        debug!(peer = %self.peer, ?client_id, ?username, "CONNECT");
         let shared = Arc::clone(&self.shared);
         let permit = shared.handshakes.acquire().await;
         let result = shared.broker.attach(&connect).await;

@@ -49,9 +49,14 @@ impl Server {
     /// The client's end of a connection that is served.
     fn open(&self) -> MemoryLink {
         let (near, far) = MemoryLink::pair(64 * 1024);
-        let (connections, stop) = (self.connections.clone(), self.stop.child_token());
-        self.tasks.spawn(async move { connections.serve(far, PEER, stop).await });
+        self.serve(far);
         near
+    }
+
+    /// Serves a connection over this end of it.
+    pub fn serve(&self, link: impl Link + Sync) {
+        let (connections, stop) = (self.connections.clone(), self.stop.child_token());
+        self.tasks.spawn(async move { connections.serve(link, PEER, stop).await });
     }
 
     /// Waits until so many connections are open.
@@ -135,10 +140,15 @@ pub struct Client {
 impl Client {
     /// Connects; CONNACK says yes.
     pub async fn connect(server: &Server, connect: Connect) -> (Self, ConnAck) {
+        Self::connect_over(server.open(), connect).await
+    }
+
+    /// The same over an end of its own.
+    pub async fn connect_over(link: MemoryLink, connect: Connect) -> (Self, ConnAck) {
         let protocol = connect.protocol;
         let mut decoder = Decoder::new(Role::Client, u32::MAX);
         decoder.set_protocol(protocol);
-        let mut client = Self { link: server.open(), protocol, decoder, bytes: BytesMut::new() };
+        let mut client = Self { link, protocol, decoder, bytes: BytesMut::new() };
         client.send(Packet::Connect(Box::new(connect))).await;
         let Packet::ConnAck(connack) = client.next().await else { panic!("no CONNACK") };
         assert_eq!(connack.reason, ReasonCode::Success);

@@ -18,5 +18,6 @@ mod fixture;
 mod client;
 mod durable;
 mod endings;
+mod held;
 mod shared;
 mod transports;

@@ -148,7 +148,8 @@ async fn it_comes_before_tls_websocket_and_over_unix_sockets() {
         rest(Mqtt::connect(stream, "unix").goodbye());
     })
     .await;
-    // the name in the certificate is shown with the address in the header
+    // the name in the certificate is the user name, and shown with the address in the header
+    log::has(&["CONNECT", "client_id=\"wss\"", "username=Some(\"pump-10\")"]).await;
     log::has(&["connection ended", "peer=192.0.2.10:12345 (pump-10)"]).await;
     log::has(&["connection ended", "peer=192.0.2.11:12345"]).await;
     log::has(&["connection ended", "peer=192.0.2.12:12345"]).await;
