@@ -252,6 +252,8 @@ impl<L: Link> Driver<L> {
     /// bounded.
     async fn attach(&mut self, mut connect: Box<Connect>) {
         prove_name(&self.peer, &mut connect);
+        let (client_id, username) = (&connect.client_id, &connect.username);
+        debug!(peer = %self.peer, ?client_id, ?username, "CONNECT");
         let shared = Arc::clone(&self.shared);
         let permit = shared.handshakes.acquire().await;
         let is_proved = self.authenticated || self.peer.username().is_some();

@@ -50,8 +50,10 @@ impl App {
     /// Takes the ports, opens the volume and joins the cluster. Needs a tokio runtime.
     ///
     /// # Errors
-    /// When a port is taken or the volume cannot be read.
+    /// When a certificate cannot be used, a port is taken or the volume cannot be read.
     pub async fn build(config: Config, identity: Identity) -> anyhow::Result<Self> {
+        // before others hear of this node: it would only come to go again
+        Gateway::check(&parts::gateway(&config)?)?;
         let http = listen(config.http.bind, "http.bind").await?;
         let peers = listen(config.cluster.listen, "cluster.listen").await?;
         let engine = open_engine(&config, &identity).await?;

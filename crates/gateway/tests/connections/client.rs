@@ -53,9 +53,14 @@ impl Server {
     /// The client's end of a connection that is served.
     fn open(&self) -> MemoryLink {
         let (near, far) = MemoryLink::pair(64 * 1024);
-        let (connections, stop) = (self.connections.clone(), self.stop.child_token());
-        self.tasks.spawn(async move { connections.serve(far, PEER, stop).await });
+        self.serve(far);
         near
+    }
+
+    /// Serves a connection over this end of it.
+    pub fn serve(&self, link: impl Link + Sync) {
+        let (connections, stop) = (self.connections.clone(), self.stop.child_token());
+        self.tasks.spawn(async move { connections.serve(link, PEER, stop).await });
     }
 
     /// Waits until so many connections are open.
@@ -139,7 +144,12 @@ pub struct Client {
 impl Client {
     /// Connects; CONNACK says yes.
     pub async fn connect(server: &Server, connect: Connect) -> (Self, ConnAck) {
-        let mut client = Self::ask(server, connect).await;
+        Self::connect_over(server.open(), connect).await
+    }
+
+    /// The same over an end of its own.
+    pub async fn connect_over(link: MemoryLink, connect: Connect) -> (Self, ConnAck) {
+        let mut client = Self::ask_over(link, connect).await;
         let connack = client.answer().await;
         assert_eq!(connack.reason, ReasonCode::Success);
         (client, connack)
@@ -147,10 +157,14 @@ impl Client {
 
     /// Sends CONNECT.
     pub async fn ask(server: &Server, connect: Connect) -> Self {
+        Self::ask_over(server.open(), connect).await
+    }
+
+    async fn ask_over(link: MemoryLink, connect: Connect) -> Self {
         let protocol = connect.protocol;
         let mut decoder = Decoder::new(Role::Client, u32::MAX);
         decoder.set_protocol(protocol);
-        let mut client = Self { link: server.open(), protocol, decoder, bytes: BytesMut::new() };
+        let mut client = Self { link, protocol, decoder, bytes: BytesMut::new() };
         client.send(Packet::Connect(Box::new(connect))).await;
         client
     }

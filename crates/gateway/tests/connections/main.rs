@@ -19,5 +19,6 @@ mod authentication;
 mod client;
 mod durable;
 mod endings;
+mod held;
 mod shared;
 mod transports;

@@ -132,7 +132,8 @@ async fn what_asks_for_something_else_is_refused() {
     })
     .await;
     let count = |reason| node.refused(reason);
-    assert_eq!((count("websocket_path"), count("websocket_subprotocol")), (2, 2));
+    let all = || (count("websocket_path"), count("websocket_subprotocol")) == (2, 2);
+    crate::fixture::until("all are counted", all).await;
     node.end().await;
 }
 
@@ -168,7 +169,7 @@ async fn a_slow_request_is_cut() {
     blocking(move || {
         let mut stream = dial(address);
         stream.write_all(b"GET /mqtt HTTP/1.1\r\nHost: x\r\n").unwrap();
-        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+        assert!(rest(stream).is_empty());
     })
     .await;
     node.has_refused("timeout", 1).await;
@@ -318,15 +319,12 @@ async fn wrong_frames_end_the_connection_with_a_code() {
         large.socket.get_mut().write_all(&[0x82, 0xff, 0, 0, 0, 0, 0, 0x10, 0, 1, 0, 0, 0, 0]).unwrap();
         assert_eq!(large.closed_with(), CloseCode::Size);
 
+        // a megabyte in fragments, and one byte more
         let mut grown = connected();
         grown.fragment(&[0xc0], Data::Binary, false);
         for _ in 0..1024 {
-            let frame = Frame::message(vec![0; 1024], OpCode::Data(Data::Continue), false);
-            if grown.socket.write(Message::Frame(frame)).is_err() {
-                break;
-            }
+            grown.fragment(&[0; 1024], Data::Continue, false);
         }
-        let _written = grown.socket.flush();
         assert_eq!(grown.closed_with(), CloseCode::Size);
     })
     .await;
