@@ -13,6 +13,7 @@ use zwerm_machine::records::Release;
 use zwerm_wire::{PacketId, Publish, QoS, ReasonCode, Subscribe, Unsubscribe};
 
 use crate::broker::Inner;
+use crate::delayed::Delayed;
 use crate::durable::{Durable, Stage};
 use crate::mailbox::{Delivery, Mailbox};
 use crate::message::Message;
@@ -166,7 +167,7 @@ impl Attachment {
             return self.admits();
         };
         self.ownership.inner.local.counters.published.add(1);
-        if is_sys(message.topic()) {
+        if is_sys(message.topic()) || matches!(Delayed::of(message.topic()), Some(Err(_))) {
             return self.refuse(token, qos);
         }
         let message = Arc::new(message);
@@ -178,7 +179,7 @@ impl Attachment {
         self.admits()
     }
 
-    /// The topic is not for clients to publish to.
+    /// The topic is not one for clients to publish to.
     fn refuse(&mut self, token: Option<PacketId>, qos: QoS) -> Admission {
         match (&mut self.durable, qos, token) {
             (Some(durable), QoS::ExactlyOnce, Some(packet_id)) => durable.refuse(packet_id),

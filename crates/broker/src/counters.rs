@@ -43,6 +43,8 @@ pub struct Counters {
     pub kicked_taken_over: Counter,
     /// Retained messages stored or deleted.
     pub retained: Counter,
+    /// Messages kept to be published later.
+    pub delayed: Counter,
     /// Retained messages sent to new subscriptions.
     pub replayed: Counter,
     /// Retained replays given up because a shard had no leader.

@@ -8,6 +8,7 @@ mod broker;
 mod clients;
 mod config;
 mod counters;
+mod delayed;
 mod durable;
 mod error;
 mod local;

@@ -9,8 +9,10 @@ use bytestring::ByteString;
 use tokio::time::{Duration, Instant};
 use zwerm_cluster::forward::{Body, Origin, Record, Target};
 use zwerm_machine::message::{self, Header, MessageError};
-use zwerm_machine::records::{self, Enqueue, Retain};
+use zwerm_machine::records::{self, Delay, Enqueue, Retain};
 use zwerm_wire::{MessageProperties, Protocol, Publish, PublishFrame, QoS, TopicName};
+
+use crate::delayed::Delayed;
 
 /// Longer than any connection is behind with reading its clock.
 const LONG_DEAD: Duration = Duration::from_secs(60);
@@ -221,6 +223,17 @@ impl Message {
     /// What the shard of its topic is asked to keep.
     pub(crate) fn retained(&self, now_ms: u64) -> Retain {
         Retain { message: Some(self.record(now_ms)), origin: self.origin_record() }
+    }
+
+    /// What the shard of a topic is asked to publish there later; it expires so much later, too.
+    pub(crate) fn delayed(&self, delayed: &Delayed, now_ms: u64) -> Delay {
+        let Delayed { seconds, topic } = delayed;
+        let mut record = self.record(now_ms);
+        record.topic = topic.to_string();
+        if record.expires_at_ms > 0 {
+            record.expires_at_ms = record.expires_at_ms.saturating_add(u64::from(*seconds) * 1_000);
+        }
+        Delay { message: Some(record), delay_s: *seconds, origin: self.origin_record() }
     }
 
     fn origin_record(&self) -> Option<records::Origin> {

@@ -19,6 +19,8 @@ use zwerm_cluster::{Cluster, NodeId, ShardError};
 use zwerm_routing::Destination;
 use zwerm_wire::{QoS, ReasonCode, TopicFilter};
 
+use crate::counters::Counters;
+use crate::delayed::{Delayed, Malformed};
 use crate::local::LocalSessions;
 use crate::mailbox::Acceptance;
 use crate::message::{Expiry, Message};
@@ -32,6 +34,10 @@ const DEPTH: usize = 1_024;
 enum Stage {
     /// To be handed to the shard of its topic.
     ToStore(Arc<Message>),
+    /// To be handed to the shard of the topic that it is published to later.
+    ToDelay(Box<(Arc<Message>, Delayed)>),
+    /// On its way to a quorum's disks, and nowhere else.
+    Delaying(Receipt),
     /// On its way to a quorum's disks.
     Storing(Arc<Message>, Receipt),
     /// To be routed.
@@ -147,8 +153,13 @@ impl<T> Pipeline<T> {
 
     /// Takes a message; a token is given back by [`next_accepted`](Self::next_accepted).
     pub(crate) fn admit(&mut self, message: Arc<Message>, token: Option<T>) {
-        let stage = if message.retain() { Stage::ToStore } else { Stage::ToRoute };
-        self.push(Pending { token, stage: stage(message), only: None });
+        let stage = match Delayed::of(message.topic()) {
+            Some(Ok(delayed)) => Stage::ToDelay(Box::new((message, delayed))),
+            Some(Err(Malformed)) => Stage::done(ReasonCode::TopicNameInvalid),
+            None if message.retain() => Stage::ToStore(message),
+            None => Stage::ToRoute(message),
+        };
+        self.push(Pending { token, stage, only: None });
     }
 
     /// Takes a message that only one member of each of these shared subscriptions gets.
@@ -242,7 +253,7 @@ impl<T> Pipeline<T> {
         match &mut stage {
             Stage::Routed(routed) => routed.reason = reason,
             Stage::Stalled(stalled) => stalled.routed.reason = reason,
-            Stage::ToStore(_) | Stage::Storing(..) | Stage::ToRoute(_) => {}
+            _ => {}
         }
         if let Some(first) = self.pending.front_mut() {
             // Those behind it are routed: the cursor passes them once this one is.
@@ -257,20 +268,30 @@ impl<T> Pipeline<T> {
         self.pending.pop_front()
     }
 
-    /// Hands retained messages to their shards, as soon as they come and in order.
+    /// Hands retained and delayed messages to their shards, as soon as they come and in order.
     fn store(&mut self) {
-        let now_ms = self.cluster.now_ms();
+        let (cluster, now_ms) = (&self.cluster, self.cluster.now_ms());
         for pending in self.pending.iter_mut().skip(self.routed) {
-            let Stage::ToStore(message) = &pending.stage else { continue };
             let receipt = Receipt::new(self.bell.clone());
-            match self.cluster.retain(message.topic(), || message.retained(now_ms), || receipt.ticket()) {
-                Ok(()) => {
-                    self.local.counters.retained.add(1);
-                    pending.stage = Stage::Storing(Arc::clone(message), receipt);
+            let ticket = || receipt.ticket();
+            let (topic, handed) = match &pending.stage {
+                Stage::ToStore(message) => {
+                    let topic = message.topic();
+                    (topic, cluster.retain(topic, || message.retained(now_ms), ticket))
                 }
+                Stage::ToDelay(delay) => {
+                    let (message, delayed) = &**delay;
+                    let shard = cluster.shard_of(&delayed.topic).ok_or(ShardError::Unavailable);
+                    let delay = |shard| cluster.delay(shard, || message.delayed(delayed, now_ms), ticket);
+                    (&delayed.topic, shard.and_then(delay))
+                }
+                _ => continue,
+            };
+            match handed {
+                Ok(()) => pending.stage.handed(receipt, &self.local.counters),
                 // Its queue is full: the ones behind wait, too.
                 Err(ShardError::Busy) => {
-                    self.full = self.cluster.shard_of(message.topic()).map(Full::Shard);
+                    self.full = cluster.shard_of(topic).map(Full::Shard);
                     return;
                 }
                 Err(_) => pending.stage = Stage::done(ReasonCode::ImplementationSpecificError),
@@ -296,6 +317,11 @@ impl<T> Pipeline<T> {
                     self.route(message, None, acknowledged)
                 }
             }
+            Stage::Delaying(receipt) if receipt.is_complete() => Stage::done(if receipt.has_failed() {
+                ReasonCode::QuotaExceeded
+            } else {
+                ReasonCode::Success
+            }),
             Stage::Stalled(stalled) => self.forward(stalled.message, stalled.left, stalled.routed),
             waiting => waiting,
         };
@@ -419,6 +445,22 @@ impl Routed {
 impl Stage {
     fn done(reason: ReasonCode) -> Self {
         Self::Routed(Routed::done(reason))
+    }
+
+    /// The shard takes what was to be handed to it.
+    fn handed(&mut self, receipt: Receipt, counters: &Counters) {
+        let placeholder = Self::done(ReasonCode::Success);
+        *self = match std::mem::replace(self, placeholder) {
+            Self::ToStore(message) => {
+                counters.retained.add(1);
+                Self::Storing(message, receipt)
+            }
+            Self::ToDelay(_) => {
+                counters.delayed.add(1);
+                Self::Delaying(receipt)
+            }
+            other => other,
+        };
     }
 
     fn is_routed(&self) -> bool {

@@ -7,8 +7,8 @@
 
 use tokio::sync::mpsc;
 use zwerm_machine::records::{
-    Acknowledge, Claim, Claimed, Complete, Deliver, EndReplay, Enqueue, Receive, Release, Retain, Subscribe,
-    Subscribed, Unsubscribe, Unsubscribed, shard_command::Command,
+    Acknowledge, Claim, Claimed, Complete, Delay, Deliver, EndReplay, Enqueue, Receive, Release, Retain,
+    Subscribe, Subscribed, Unsubscribe, Unsubscribed, shard_command::Command,
 };
 use zwerm_wire::TopicFilter;
 
@@ -140,6 +140,20 @@ impl Cluster {
         ticket: impl FnOnce() -> Ticket,
     ) -> Result<(), ShardError> {
         self.client_of(topic)?.hand(PUBLISHED, || Command::Retain(retain()), || Some(ticket()))
+    }
+
+    /// Keeps a message until it is published; the ticket is dropped when that is safe, and refuses where too many
+    /// wait. Neither is made when there is an error.
+    ///
+    /// # Errors
+    /// [`ShardError::Busy`]: hand it again after [`wait_shard`](Self::wait_shard).
+    pub fn delay(
+        &self,
+        shard: u32,
+        delay: impl FnOnce() -> Delay,
+        ticket: impl FnOnce() -> Ticket,
+    ) -> Result<(), ShardError> {
+        self.hand(shard, PUBLISHED, || Command::Delay(delay()), || Some(ticket()))
     }
 
     /// Waits until a shard may take messages again.

@@ -7,6 +7,7 @@
 pub mod arrivals;
 mod control;
 mod control_snapshot;
+mod delay;
 mod due;
 mod effects;
 mod enqueue;

@@ -30,6 +30,9 @@ pub const MAX_OUTBOX: usize = 1 << 16;
 /// Bytes in the outbox from which on no more wills are taken.
 pub const MAX_OUTBOX_BYTES: usize = 64 << 20;
 
+/// Messages of a shard that wait for their time.
+pub const MAX_DELAYED: usize = 1 << 20;
+
 /// Timers that one tick handles; the next tick goes on.
 pub const MAX_DUE: usize = 10_000;
 

@@ -2,7 +2,7 @@
 //!
 //! Start at [`Shard::apply`]. The commands are in files of their own: `registry.rs` (who owns a client id),
 //! `sessions.rs` (durable sessions), `enqueue.rs` (messages to them), `exchange.rs` (what their clients say of
-//! messages), `retain.rs`.
+//! messages), `retain.rs`, `delay.rs`.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use zwerm_routing::RetainedIndex;
 use zwerm_wire::TopicName;
 
 use crate::arrivals::Arrivals;
+use crate::delay::Delayed;
 use crate::due::{Due, Timer};
 use crate::effects::Effects;
 use crate::entry::Entry;
@@ -40,6 +41,7 @@ pub struct Shard {
     pub(crate) peers: Peers,
     pub(crate) arrivals: Arrivals,
     pub(crate) due: Due,
+    pub(crate) delayed: Delayed,
     pub(crate) messages: Messages,
     /// Durable sessions by number.
     pub(crate) sessions: OrdMap<u64, Arc<Session>>,
@@ -97,6 +99,7 @@ impl Shard {
             Some(Command::Complete(complete)) => self.complete(complete),
             Some(Command::Acknowledge(acknowledge)) => self.acknowledge(acknowledge),
             Some(Command::EndReplay(end)) => self.end_replay(end),
+            Some(Command::Delay(delay)) => self.delay(delay, now_ms),
         };
         let reply = outcome.unwrap_or_else(|reason| Reply::Ignored(Ignored { reason: reason.into() }));
         ShardReply { reply: Some(reply) }
@@ -113,6 +116,7 @@ impl Shard {
                 }
             }
         }
+        self.publish_delayed(now_ms);
         self.bury();
         APPLIED
     }
@@ -222,7 +226,8 @@ impl Shard {
     pub fn next_due_ms(&self) -> Option<u64> {
         // What an ended session held may have to go through the outbox, so it waits for room there.
         let is_burying = !self.ended.is_empty() && !self.outbox.is_full();
-        if is_burying { Some(0) } else { self.due.next_ms() }
+        let delayed = self.delayed.next_ms().filter(|_| !self.outbox.is_full());
+        if is_burying { Some(0) } else { self.due.next_ms().into_iter().chain(delayed).min() }
     }
 }
 

@@ -57,6 +57,7 @@ impl Shard {
         }
         self.outbox.iter().for_each(|(sequence, entry)| push(Record::Outbox(entry.record(sequence))));
         self.arrivals.records().for_each(|arrivals| push(Record::Arrivals(arrivals)));
+        self.delayed.records().for_each(|delayed| push(Record::Delayed(delayed)));
         writer.finish()
     }
 
@@ -109,6 +110,10 @@ impl Shard {
             }
             Record::Outbox(record) => self.restore_outbox(&record),
             Record::Arrivals(record) => self.restore_arrivals(record),
+            Record::Delayed(record) => {
+                self.delayed.restore(record);
+                self.name(record.number)
+            }
         }
     }
 

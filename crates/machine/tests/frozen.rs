@@ -86,6 +86,7 @@ fn the_bytes_of_every_shard_command_are_frozen() {
         ("owner_lost", Shards::OwnerLost(OwnerLost { node: 1, incarnation: 2 })),
         ("retain", Shards::Retain(Retain { message: Some(full_message()), origin })),
         ("tick", Shards::Tick(Tick {})),
+        ("delay", Shards::Delay(Delay { message: Some(full_message()), delay_s: 300, origin })),
         ("drained", Shards::Drained(Drained { upto: 5 })),
         ("subscribe", Shards::Subscribe(full_subscribe(4))),
         (
@@ -237,6 +238,7 @@ fn shard() -> Replica {
     shard.take_effects();
     shard.retains(full_message());
     shard.retains(message("$internal", "x"));
+    shard.does(NOW, Shards::Delay(Delay { message: Some(full_message()), delay_s: 300, origin: None }));
     shard
 }
 

@@ -248,6 +248,7 @@ impl View {
         out.counter("messages_unmatched", "messages that nobody wanted", broker.unmatched.get());
         out.counter("messages_forwarded_in", "messages from other nodes", broker.forwarded_in.get());
         out.counter("messages_retained", "retained messages stored or deleted", broker.retained.get());
+        out.counter("messages_delayed", "messages kept to be published later", broker.delayed.get());
         out.counter("messages_replayed", "retained messages sent at subscribe", broker.replayed.get());
         out.counter("retained_reads_failed", "retained reads without a leader", broker.replays_failed.get());
         out.counter(
@@ -312,6 +313,9 @@ impl View {
             "QoS 1 and 2 messages that durable sessions have not acknowledged",
             &Shard::queued_messages,
         );
+        family("delayed_messages", "messages that are published later", &|shard| {
+            shard.delayed_messages() as u64
+        });
         family("session_queue_bytes", "their topics and payloads", &Shard::queued_bytes);
     }
 }

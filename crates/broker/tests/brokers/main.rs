@@ -16,6 +16,7 @@ mod fixture;
 
 mod bounds;
 mod client;
+mod delayed;
 mod delivery;
 mod durable;
 mod leases;
