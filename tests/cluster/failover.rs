@@ -39,6 +39,31 @@ async fn any_node_may_die_and_comes_back_with_everything() -> Result<()> {
     cluster.finish().await
 }
 
+/// Seconds: enough for a node to die and its shards to have other leaders.
+const DELAY: &str = "$delayed/4";
+
+#[tokio::test]
+async fn a_delayed_message_outlives_the_node_that_took_it() -> Result<()> {
+    let mut cluster = Cluster::start(3).await?;
+    let mut subscriber = Client::connect(Options::new(cluster.mqtt(3), "late", Version::V5)).await?;
+    subscriber.subscribe("later/#", QoS::One).await?;
+    let mut publisher = Client::connect(Options::new(cluster.mqtt(1), "early", Version::V311)).await?;
+    let topics: Vec<String> = (0..8).map(|number| format!("{DELAY}/later/{number}")).collect();
+    for topic in &topics {
+        publisher.publish(topic, topic.as_bytes(), QoS::One, false).await?;
+    }
+    cluster.node_mut(1).kill().await?;
+    let mut came = std::collections::BTreeSet::new();
+    while came.len() < topics.len() {
+        let message = subscriber.next().await?;
+        let expected = message.text().replace(&format!("{DELAY}/"), "");
+        ensure!(message.topic == expected, "{message:?}");
+        ensure!(came.insert(message.topic.clone()), "came twice: {message:?}");
+    }
+    subscriber.close().await?;
+    cluster.finish().await
+}
+
 #[tokio::test]
 async fn all_nodes_may_die_at_once_and_start_in_any_order() -> Result<()> {
     let mut cluster = Cluster::start(3).await?;

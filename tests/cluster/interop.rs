@@ -4,11 +4,16 @@
 //! and rumqttc are driven from here. `ZWERM_TEST_ENDPOINTS` points all of them at another broker.
 
 use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
 use zwerm_tests::{
-    Brokers, Client, MosquittoSub, Options, Program, QoS, Version, Will, clients_dir, mosquitto_pub, node_js,
-    python,
+    Brokers, Client, Cluster, DEADLINE, MosquittoSub, Options, Program, QoS, Version, Will, clients_dir,
+    mosquitto_pub, node_js, python, until, zwerm_binary,
 };
 
 #[tokio::test]
@@ -65,6 +70,58 @@ async fn mosquitto_sees_retained_messages_wills_wildcards_and_groups() -> Result
     }
     mosquitto_shared(&ends).await?;
     brokers.finish().await
+}
+
+#[tokio::test]
+async fn mosquitto_logs_in_with_what_zwerm_passwd_wrote_and_reads_sys_topics() -> Result<()> {
+    let dir = TempDir::with_prefix("zwerm-users-")?;
+    let users = dir.path().join("users");
+    add_user(&users, "anna", "a pencil").await?;
+    let setting = format!("auth.users_file={}", users.display());
+    let cluster =
+        Cluster::start_with(3, &[&setting, "mqtt.allow_anonymous=false", "mqtt.sys_interval=1"]).await?;
+    let lines = ["told".to_owned()];
+    let anna = ["-u", "anna", "-P", "a pencil"];
+    for version in ["31", "311", "5"] {
+        let mut subscriber = MosquittoSub::start(cluster.mqtt(1), version, "told", 1, &anna).await?;
+        for nobody in [&["-u", "anna", "-P", "a pen"][..], &["-u", "ben", "-P", "a pencil"], &[]] {
+            let refused = mosquitto_pub(cluster.mqtt(2), version, "told", 1, &lines, nobody).await;
+            ensure!(refused.is_err(), "{nobody:?} could connect");
+        }
+        mosquitto_pub(cluster.mqtt(3), version, "told", 1, &lines, &anna).await?;
+        let got = subscriber.next().await?;
+        ensure!(got == "told 0 1 told", "{got}");
+    }
+    // added while the nodes run
+    add_user(&users, "ben", "a brush").await?;
+    let ben = ["-u", "ben", "-P", "a brush"];
+    until("ben may connect", DEADLINE, async || {
+        mosquitto_pub(cluster.mqtt(2), "5", "told", 1, &lines, &ben).await.ok()
+    })
+    .await?;
+    let version = concat!("zwerm version ", env!("CARGO_PKG_VERSION"));
+    let mut sys = MosquittoSub::start(cluster.mqtt(1), "311", "$SYS/broker/version", 0, &anna).await?;
+    let got = sys.next().await?;
+    ensure!(got == format!("$SYS/broker/version 1 0 {version}"), "{got}");
+    let filter = "$SYS/brokers/node-3/uptime";
+    let mut sys = MosquittoSub::start(cluster.mqtt(1), "5", filter, 0, &anna).await?;
+    let got = sys.next().await?;
+    ensure!(got.starts_with(&format!("{filter} 0 0 ")) && got.ends_with(" seconds"), "{got}");
+    drop(sys);
+    cluster.finish().await
+}
+
+/// `zwerm passwd`, with the password on its standard input.
+async fn add_user(file: &Path, name: &str, password: &str) -> Result<()> {
+    let mut command = Command::new(zwerm_binary()?);
+    command.arg("passwd").arg(file).arg(name).stdin(Stdio::piped()).stdout(Stdio::null());
+    let mut child = command.spawn()?;
+    let mut stdin = child.stdin.take().context("no standard input")?;
+    stdin.write_all(format!("{password}\n").as_bytes()).await?;
+    drop(stdin);
+    let status = child.wait().await?;
+    ensure!(status.success(), "zwerm passwd ended with {status}");
+    Ok(())
 }
 
 /// Every ordered pair, each with itself too.

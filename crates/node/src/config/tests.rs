@@ -213,7 +213,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "[mqqt]\nmax_qos = 1",
-        "zwerm.toml:1: mqqt: unknown section; there are: node, cluster, http, mqtt, storage, log, listener",
+        "zwerm.toml:1: mqqt: unknown section; there are: node, cluster, http, mqtt, auth, storage, log, listener",
     ),
     ("max_qos = 1", "zwerm.toml:1: max_qos: unknown section; there are:"),
     ("[mqtt]\nmax_qos = 3", "zwerm.toml:2: mqtt.max_qos: 3 is out of range: 0 to 2"),
