@@ -16,7 +16,7 @@ pub(crate) enum Answer {
     UnsubAck(Codes),
     PingResp,
     Disconnect(Disconnect),
-    Auth(Vec<u8>),
+    Auth(Auth),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -47,6 +47,14 @@ pub(crate) struct Codes {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Disconnect {
+    pub(crate) code: u8,
+    pub(crate) properties: Vec<Property>,
+    /// Bytes of the whole packet.
+    pub(crate) size: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Auth {
     pub(crate) code: u8,
     pub(crate) properties: Vec<Property>,
     /// Bytes of the whole packet.
@@ -91,7 +99,7 @@ pub(crate) fn read(version: Version, first: u8, body: &[u8], size: usize) -> Rea
         first::UNSUBACK => Answer::UnsubAck(reader.unsuback()?),
         first::PINGRESP => Answer::PingResp,
         first::DISCONNECT if version == Version::V5 => Answer::Disconnect(reader.disconnect(size)?),
-        first::AUTH if version == Version::V5 => return Ok(Answer::Auth(body.to_vec())),
+        first::AUTH if version == Version::V5 => Answer::Auth(reader.auth(size)?),
         _ => return Err(format!("first byte {first:#04x}: no packet of a server (MQTT-2.1.3-1)")),
     };
     if reader.rest.is_empty() { Ok(answer) } else { Err(format!("bytes behind the end of {answer:?}")) }
@@ -246,6 +254,16 @@ impl Reader<'_> {
         let allowed = &[id::REASON_STRING, id::USER, id::SERVER_REFERENCE]; // MQTT-3.14.2-2
         let properties = if self.rest.is_empty() { Vec::new() } else { self.properties(allowed)? };
         Ok(Disconnect { code, properties, size })
+    }
+
+    /// A server says the method each time (section 3.15.2.2.2); 0x19 is the client's to say.
+    fn auth(&mut self, size: usize) -> Read<Auth> {
+        let code = listed(self.byte()?, &[0x00, 0x18], "AUTH (MQTT-3.15.2-1)")?;
+        let properties = self.properties(&[id::AUTH_METHOD, id::AUTH_DATA, id::REASON_STRING, id::USER])?;
+        if values(&properties, id::AUTH_METHOD).is_empty() {
+            return Err("AUTH without a method".to_owned());
+        }
+        Ok(Auth { code, properties, size })
     }
 
     fn byte(&mut self) -> Read<u8> {

@@ -1,11 +1,11 @@
-//! Enhanced authentication (5.0 section 4.12) of a server that knows no method.
+//! Enhanced authentication (5.0 section 4.12) of a server that knows no method; of one that does it is in `users`.
 
 use anyhow::{Result, ensure};
 
 use crate::case;
 use crate::case::{Case, Env};
 use crate::header::ends;
-use crate::packet::{Publish, binary, block, first, id, packet, reason, text};
+use crate::packet::{Publish, auth, binary, first, id, packet, reason, text};
 
 pub(crate) const CASES: &[Case] = &[
     case!(an_unknown_method_is_refused,
@@ -47,14 +47,14 @@ async fn without_a_method_no_auth_is_sent(env: Env) -> Result<()> {
 }
 
 async fn auth_without_a_method_ends_the_connection(env: Env) -> Result<()> {
-    let method = block(&[text(id::AUTH_METHOD, "m"), binary(id::AUTH_DATA, b"x")]);
-    for (what, body) in [
-        ("AUTH of success, as short as can be", vec![]),
-        ("AUTH that continues", [&[0x18][..], &method].concat()),
-        ("AUTH that asks for another round", [&[0x19][..], &method].concat()),
-        ("AUTH without a method", vec![0x18, 0]),
+    let method = [text(id::AUTH_METHOD, "m"), binary(id::AUTH_DATA, b"x")];
+    for (what, bytes) in [
+        ("AUTH of success, as short as can be", packet(first::AUTH, &[])),
+        ("AUTH that continues", auth(0x18, &method)),
+        ("AUTH that asks for another round", auth(0x19, &method)),
+        ("AUTH without a method", auth(0x18, &[])),
     ] {
-        ends(&env, what, packet(first::AUTH, &body), &[reason::PROTOCOL_ERROR]).await?;
+        ends(&env, what, bytes, &[reason::PROTOCOL_ERROR]).await?;
     }
     Ok(())
 }

@@ -126,10 +126,6 @@ impl Env {
     }
 }
 
-/// Cases in which the broker is known to be wrong, and how: name, version, reason. They are run and told of every time,
-/// and fail nothing: some are wrong only now and then.
-pub(crate) type Known = &'static [(&'static str, Version, &'static str)];
-
 /// Runs cases against nodes, several at once; says how many there were.
 ///
 /// `ZWERM_CASE` runs only those whose name contains it.
@@ -137,7 +133,6 @@ pub(crate) async fn run(
     what: &str,
     nodes: Vec<SocketAddr>,
     cases: impl Iterator<Item = &'static Case>,
-    known: Known,
 ) -> Result<usize> {
     let wanted = std::env::var("ZWERM_CASE").unwrap_or_default();
     let nodes: Arc<[SocketAddr]> = nodes.into();
@@ -168,16 +163,9 @@ pub(crate) async fn run(
     while let Some(finished) = running.join_next().await {
         let (name, version, statements, outcome, transcript, took) = finished?;
         slowest = slowest.max((took, name));
-        let reason = known.iter().find(|known| (known.0, known.1) == (name, version)).map(|known| known.2);
-        match (outcome, reason) {
-            (Ok(()), None) => passed += 1,
-            (Ok(()), Some(reason)) => {
-                println!("KNOWN FAILURE that passed now, {name} in {}: {reason}", version.number());
-            }
-            (Err(error), Some(reason)) => {
-                println!("KNOWN FAILURE {name} in {}: {reason}: {error:#}", version.number());
-            }
-            (Err(error), None) => {
+        match outcome {
+            Ok(()) => passed += 1,
+            Err(error) => {
                 failed += 1;
                 println!(
                     "FAILED {name} in {} ({})\n  {error:#}\n    {}\n",

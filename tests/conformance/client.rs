@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use zwerm_tests::DEADLINE;
 
-use crate::answer::{self, Ack, Answer, Codes, ConnAck, Disconnect};
+use crate::answer::{self, Ack, Answer, Auth, Codes, ConnAck, Disconnect};
 use crate::packet::{self, Connect, Property, Publish, Version, first};
 
 /// What the clients of one case sent and got, in order.
@@ -183,6 +183,14 @@ impl Client {
         let ack = self.ack(first, id).await?;
         ensure!(ack.code == code, "{}: expected code {code:#04x}, {ack:?} came", self.name);
         Ok(())
+    }
+
+    /// AUTH is the next packet that is no message.
+    pub(crate) async fn auth(&mut self) -> Result<Auth> {
+        match self.answer().await? {
+            Answer::Auth(auth) => Ok(auth),
+            other => self.wrong("AUTH", other),
+        }
     }
 
     pub(crate) async fn suback(&mut self, id: u16) -> Result<Codes> {

@@ -63,6 +63,8 @@ pub(crate) mod reason {
     pub(crate) const PROTOCOL_ERROR: u8 = 0x82;
     pub(crate) const UNSUPPORTED_VERSION: u8 = 0x84;
     pub(crate) const CLIENT_ID: u8 = 0x85;
+    pub(crate) const USER_OR_PASSWORD: u8 = 0x86;
+    pub(crate) const NOT_AUTHORIZED: u8 = 0x87;
     pub(crate) const UNAVAILABLE: u8 = 0x88;
     pub(crate) const AUTH_METHOD: u8 = 0x8c;
     pub(crate) const KEEP_ALIVE: u8 = 0x8d;
@@ -449,6 +451,16 @@ pub(crate) fn unsubscribe(version: Version, id: u16, filters: &[&str]) -> Vec<u8
     body.extend(block_in(version, &[]));
     body.extend(filters.iter().flat_map(field));
     packet(first::UNSUBSCRIBE, &body)
+}
+
+/// An AUTH.
+pub(crate) fn auth(code: u8, properties: &[Property]) -> Vec<u8> {
+    packet(first::AUTH, &[vec![code], block(properties)].concat())
+}
+
+/// An AUTH that goes on with an exchange of this method.
+pub(crate) fn continues(method: &str, data: &str) -> Vec<u8> {
+    auth(0x18, &[text(id::AUTH_METHOD, method), binary(id::AUTH_DATA, data.as_bytes())])
 }
 
 /// A DISCONNECT with everything that 5.0 lets it have.

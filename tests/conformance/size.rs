@@ -17,6 +17,7 @@ pub(crate) const CASES: &[Case] = &[
             "MQTT-3.11.2-2"]),
     case!(the_last_words_fit_the_client, V5 ["MQTT-3.14.2-3", "MQTT-3.14.2-4"]),
     case!(a_refusal_fits_the_client, V5 ["MQTT-3.2.2-19", "MQTT-3.2.2-20"]),
+    case!(a_client_that_takes_no_connack_is_refused, V5 ["MQTT-3.1.2-24", "MQTT-3.2.0-1", "MQTT-3.14.0-1"]),
     case!(words_of_the_client_are_taken, V5 ["MQTT-3.4.2-2", "MQTT-3.5.2-2", "MQTT-3.6.2-2", "MQTT-3.7.2-2"]),
     case!(a_packet_that_is_too_large_ends_the_connection, V5["MQTT-3.2.2-15"]),
 ];
@@ -126,6 +127,18 @@ async fn a_refusal_fits_the_client(env: Env) -> Result<()> {
         client.closed().await?;
     }
     Ok(())
+}
+
+/// It is told with a CONNACK that fits, or not at all; no DISCONNECT comes where no CONNACK came.
+async fn a_client_that_takes_no_connack_is_refused(env: Env) -> Result<()> {
+    let granted = env.client("probe").await?.connack.size;
+    for most in [granted - 1, 5, 4] {
+        for connect in [env.hello("a"), env.durable("b")] {
+            let connect = connect.with(four(id::PACKET_SIZE, u32::try_from(most)?));
+            env.say(connect.bytes()).await?.closed_with_or_without(reason::TOO_LARGE).await?;
+        }
+    }
+    env.connect(&env.durable("b")).await?.quiet().await
 }
 
 async fn words_of_the_client_are_taken(env: Env) -> Result<()> {

@@ -189,7 +189,7 @@ impl<L: Link> Driver<L> {
             Err(error) => {
                 // an answer that the client forbids us to give: without it, it would wait for ever
                 debug!(peer = %self.peer, %error, "cannot answer");
-                self.session.handle(Input::Kicked(ReasonCode::PacketTooLarge), now.into_std());
+                self.session.handle(Input::Unsendable(packet.packet_type()), now.into_std());
             }
         }
     }

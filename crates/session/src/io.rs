@@ -4,7 +4,9 @@
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use zwerm_wire::{Connect, Packet, PacketId, Protocol, Publish, ReasonCode, Subscribe, Unsubscribe};
+use zwerm_wire::{
+    Connect, Packet, PacketId, PacketType, Protocol, Publish, ReasonCode, Subscribe, Unsubscribe,
+};
 
 /// Something that happened to the session.
 #[derive(Debug)]
@@ -67,6 +69,9 @@ pub enum Input {
     },
     /// The server ends the connection: 0x8E taken over, 0x8B shutting down, 0x97 quota exceeded, ...
     Kicked(ReasonCode),
+    /// A packet that was put out is larger than the client takes, and was not sent (MQTT-3.1.2-24): the connection
+    /// ends, for the client would wait for it for ever.
+    Unsendable(PacketType),
     /// A sign of life that is no packet: bytes left for the client while the driver did not read, or the
     /// driver did not read for a reason that is not the client's. Its silence until now does not count.
     Alive,

@@ -119,6 +119,7 @@ impl Session {
             Input::Subscribed { packet_id, reasons } => self.subscribed(packet_id, reasons),
             Input::Unsubscribed { packet_id, reasons } => self.unsubscribed(packet_id, reasons),
             Input::Kicked(reason) => self.end(Cause::Kicked(reason), Some(reason), None),
+            Input::Unsendable(packet) => self.unsendable(packet),
             Input::Alive => self.heard = now,
             Input::Tick => self.tick(now),
             Input::LinkClosed => self.end(Cause::LinkClosed, None, None),
@@ -255,6 +256,18 @@ impl Session {
             return self.close(ending(Cause::Violation(reason)));
         }
         self.end(Cause::Violation(reason), Some(reason), Some(text));
+    }
+
+    fn unsendable(&mut self, packet: PacketType) {
+        let reason = ReasonCode::PacketTooLarge;
+        match (packet, self.client.protocol) {
+            // a short CONNACK instead: DISCONNECT must not come before one (MQTT-3.14.0-1)
+            (PacketType::ConnAck, Some(protocol)) => {
+                self.say_no(protocol, reason, None);
+                self.close(ending(Cause::Kicked(reason)));
+            }
+            _ => self.end(Cause::Kicked(reason), Some(reason), None),
+        }
     }
 
     fn tick(&mut self, now: Instant) {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use zwerm_session::{Cause, Deadline, Ending, Input, Limits, Output, Session};
-use zwerm_wire::{Connect, Disconnect, Packet, Protocol, QoS, ReasonCode};
+use zwerm_wire::{Connect, Disconnect, Packet, PacketType, Protocol, QoS, ReasonCode};
 
-use crate::stage::{PROTOCOLS, Stage, connect, disconnect, publish};
+use crate::stage::{PROTOCOLS, Stage, connack, connect, disconnect, publish};
 
 fn goodbye(reason: ReasonCode, session_expiry: Option<u32>) -> Packet {
     Packet::Disconnect(Disconnect { session_expiry, ..Disconnect::because(reason) })
@@ -137,4 +137,23 @@ fn nothing_happens_after_the_end_mqtt_3_14_4_1() {
 #[test]
 fn an_idle_session_is_small() {
     assert!(size_of::<Session>() <= 640, "{} bytes", size_of::<Session>());
+}
+
+#[test]
+fn what_the_client_takes_no_answer_of_ends_with_a_word_that_may_come_mqtt_3_14_0_1() {
+    let reason = ReasonCode::PacketTooLarge;
+    for protocol in PROTOCOLS {
+        let mut stage = Stage::open(protocol, Limits::default());
+        let outputs = stage.feed(Input::Unsendable(PacketType::SubAck));
+        match protocol {
+            Protocol::V5 => assert_eq!(outputs, [disconnect(reason), Output::Close]),
+            _ => assert_eq!(outputs, [Output::Close]),
+        }
+        assert_eq!(stage.cause(), Some(Cause::Kicked(reason)));
+    }
+    let mut stage = Stage::open(Protocol::V5, Limits::default());
+    let outputs = stage.feed(Input::Unsendable(PacketType::ConnAck));
+    let refusal = connack(&outputs);
+    assert_eq!((refusal.reason, refusal.session_present), (reason, false));
+    assert_eq!(outputs[1..], [Output::Close]);
 }
