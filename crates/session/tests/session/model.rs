@@ -1,22 +1,34 @@
-//! Random steps against a model: no panic, S2 (an identifier is free or in one table), S3 (no
-//! acknowledgement before `Accepted`, and in a durable session no PUBREL and PUBCOMP before the commit), and the
-//! bounds of the window and the receive maximum.
+//! What a session may say, step by step: S2 (an identifier is free or in one table), S3 (no acknowledgement before
+//! the broker's word, and in a durable session no PUBREL and PUBCOMP before the commit), the bounds of the window and
+//! the receive maximum, and that clients can read what is sent.
+//!
+//! Knows not where steps come from: `promises` draws them, `fuzz_body` reads them out of bytes. Start at [`take`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use proptest::prelude::*;
+use bytes::BytesMut;
 use zwerm_session::{Attached, Input, Limits, Output, Stage as Acknowledged};
-use zwerm_wire::{Ack, Packet, PacketId, Protocol, Publish, QoS, ReasonCode};
+use zwerm_wire::{Ack, Decoder, Packet, PacketId, Protocol, Publish, QoS, ReasonCode, Role, SubAck, encode};
 
 use crate::stage::{Stage, ack, id, most, publish, subscribe, success, topic, unsubscribe};
 
 const RECEIVE_MAXIMUM: u16 = 5;
-const MAX_INFLIGHT: u16 = 4;
+pub(crate) const MAX_INFLIGHT: u16 = 4;
+
+/// Small, so that few steps reach them.
+pub(crate) fn limits() -> Limits {
+    Limits {
+        receive_maximum: most(RECEIVE_MAXIMUM),
+        max_inflight: most(MAX_INFLIGHT),
+        topic_alias_maximum: 2,
+        ..Limits::default()
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
-enum Step {
+pub(crate) enum Step {
     Publish {
         qos: QoS,
         packet_id: u16,
@@ -55,7 +67,7 @@ enum Step {
     /// The commit of the nth PUBREL that awaits it.
     CommitComplete {
         nth: usize,
-        known: bool,
+        reason: ReasonCode,
     },
     AnswerSubscribe(u16),
     AnswerUnsubscribe(u16),
@@ -64,54 +76,35 @@ enum Step {
     Kick,
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    let ids = 1..=8_u16;
-    let qos = prop::sample::select(vec![QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce]);
-    let reason = prop::sample::select(vec![
-        ReasonCode::Success,
-        ReasonCode::Success,
-        ReasonCode::NoMatchingSubscribers,
-        ReasonCode::NotAuthorized,
-        ReasonCode::QuotaExceeded,
-    ]);
-    prop_oneof![
-        12 => (qos.clone(), ids.clone(), any::<bool>())
-            .prop_map(|(qos, packet_id, dup)| Step::Publish { qos, packet_id, dup }),
-        1 => (0..=2_u16, prop::bool::weighted(0.9)).prop_map(|(alias, named)| Step::Aliased { alias, named }),
-        12 => (0..4_usize, reason.clone()).prop_map(|(nth, reason)| Step::Answer { nth, reason }),
-        6 => (0..4_usize).prop_map(|nth| Step::Release { nth }),
-        1 => (0..4_u8, ids.clone(), reason.clone())
-            .prop_map(|(kind, packet_id, reason)| Step::Stray { kind, packet_id, reason }),
-        1 => ids.clone().prop_map(Step::Subscribe),
-        1 => ids.clone().prop_map(Step::Unsubscribe),
-        1 => Just(Step::Ping),
-        8 => (0..3_usize).prop_map(|nth| Step::CommitReceived { nth }),
-        4 => (0..3_usize, any::<bool>()).prop_map(|(nth, known)| Step::CommitComplete { nth, known }),
-        18 => (0..3_usize, reason).prop_map(|(nth, reason)| Step::Accept { nth, reason }),
-        2 => ids.clone().prop_map(Step::AnswerSubscribe),
-        2 => ids.prop_map(Step::AnswerUnsubscribe),
-        12 => qos.prop_map(Step::Deliver),
-        1 => (0..40_u64).prop_map(Step::Wait),
-        1 => prop::bool::weighted(0.05).prop_map(|kick| if kick { Step::Kick } else { Step::Ping }),
-    ]
-}
-
-/// What the outside knows: which messages it was given and has not answered, which QoS 2 messages await
-/// their PUBREL or its commit, and what is awaited for each delivery.
-struct Model {
-    v5: bool,
+/// What the outside knows: which messages and subscriptions it was given and has not answered, which QoS 2 messages
+/// await their PUBREL or its commit, and what is awaited for each delivery.
+pub(crate) struct Model {
+    protocol: Protocol,
     durable: bool,
+    /// QoS 1 and 2 messages that the client takes at once.
+    window: u16,
     handed_out: Vec<(PacketId, QoS)>,
     unreleased: BTreeSet<PacketId>,
     /// Those of `unreleased` that the receive maximum of this connection does not count.
     resumed: BTreeSet<PacketId>,
     completing: BTreeSet<PacketId>,
+    /// SUBSCRIBE and UNSUBSCRIBE that are not answered.
+    asked: BTreeMap<PacketId, Asked>,
     delivered: BTreeMap<PacketId, Awaited>,
     /// Deliveries of the broker so far.
     position: u16,
     /// What the last answer of the client has to make the session say to the broker.
     owed: Option<(PacketId, Acknowledged)>,
-    ended: bool,
+    /// The client authenticates again, and is not told yet that it succeeded.
+    proving: bool,
+    pub(crate) ended: bool,
+}
+
+/// With how many filters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Subscribe(usize),
+    Unsubscribe(usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,34 +129,43 @@ impl Awaited {
 
 /// What the broker answered in a step.
 #[derive(Debug, Default, Clone, Copy)]
-struct Answered {
+pub(crate) struct Answered {
     accepted: Option<PacketId>,
+    asked: Option<PacketId>,
     completed: Option<PacketId>,
 }
 
 impl Model {
-    fn new(protocol: Protocol, attached: &Attached) -> Self {
+    pub(crate) fn new(protocol: Protocol, window: u16, attached: &Attached) -> Self {
         let received: BTreeSet<_> = attached.received.iter().copied().collect();
         let released = attached.released.iter().map(|packet_id| (*packet_id, Awaited::Complete));
         Self {
-            v5: protocol == Protocol::V5,
+            protocol,
             durable: attached.durable,
+            window,
             handed_out: Vec::new(),
             unreleased: received.clone(),
             resumed: received,
             completing: BTreeSet::new(),
+            asked: BTreeMap::new(),
             delivered: released.collect(),
             position: 0,
             owed: None,
+            proving: false,
             ended: false,
         }
     }
 
+    fn is_v5(&self) -> bool {
+        self.protocol == Protocol::V5
+    }
+
     /// Holds the outputs of one step against what may come.
-    fn check(&mut self, answered: Answered, outputs: Vec<Output>) {
+    pub(crate) fn check(&mut self, answered: Answered, outputs: Vec<Output>) {
         assert!(outputs.len() <= 2, "{outputs:?}");
         for output in outputs {
             assert!(!self.ended, "{output:?} after the end");
+            assert_readable(self.protocol, &output);
             match output {
                 Output::Publish(publish) => self.handed(&publish),
                 Output::Acknowledged { packet_id, stage } => {
@@ -173,6 +175,13 @@ impl Model {
                     let known = self.durable && self.unreleased.remove(&packet_id);
                     assert!(known && self.completing.insert(packet_id), "{packet_id} is not to be completed");
                 }
+                Output::Subscribe(subscribe) => {
+                    self.asks(subscribe.packet_id, Asked::Subscribe(subscribe.filters.len()));
+                }
+                Output::Unsubscribe(unsubscribe) => {
+                    self.asks(unsubscribe.packet_id, Asked::Unsubscribe(unsubscribe.filters.len()));
+                }
+                Output::Authenticate { .. } => self.proving = true,
                 Output::Send(packet) => self.sent(answered, packet),
                 Output::Close => self.ended = true,
                 _ => {}
@@ -181,7 +190,23 @@ impl Model {
         assert!(self.ended || self.owed.is_none(), "{:?} was not said", self.owed);
         self.resumed.retain(|packet_id| self.unreleased.contains(packet_id));
         let under_way = self.handed_out.len() + self.unreleased.len() - self.resumed.len();
-        assert!(self.ended || !self.v5 || under_way <= usize::from(RECEIVE_MAXIMUM), "{under_way} under way");
+        assert!(
+            self.ended || !self.is_v5() || under_way <= usize::from(RECEIVE_MAXIMUM),
+            "{under_way} under way"
+        );
+    }
+
+    /// Holds what the session says of itself against what it should know.
+    pub(crate) fn agrees(&self, stage: &Stage) {
+        let session = &stage.session;
+        assert_eq!(self.ended, session.ending().is_some());
+        if self.ended {
+            return;
+        }
+        assert_eq!(session.inflight(), self.delivered.len());
+        assert_eq!(session.window(), usize::from(self.window).saturating_sub(self.delivered.len()));
+        let pending = self.handed_out.len() + self.completing.len() + self.asked.len();
+        assert_eq!(session.pending(), pending);
     }
 
     fn sent(&mut self, answered: Answered, packet: Packet) {
@@ -203,19 +228,37 @@ impl Model {
                 let known = self.unreleased.contains(&ack.packet_id);
                 assert!(!self.completing.contains(&ack.packet_id), "S3: {ack:?}");
                 assert!(!(known && self.durable), "S3: {ack:?}");
-                assert_eq!(known || !self.v5, ack.reason == ReasonCode::Success, "{ack:?}");
+                assert_eq!(known || !self.is_v5(), ack.reason == ReasonCode::Success, "{ack:?}");
                 self.unreleased.remove(&ack.packet_id);
+            }
+            Packet::Auth(auth) => {
+                assert!(self.proving, "{auth:?} without an exchange");
+                self.proving = auth.reason != ReasonCode::Success;
+            }
+            Packet::SubAck(ack) | Packet::UnsubAck(ack) => {
+                assert!(answered.asked == Some(ack.packet_id) || is_refusal(&ack), "S3: {ack:?}");
             }
             _ => {}
         }
     }
 
+    /// S2: nothing of the client is under way under an identifier that it uses for something new.
+    fn assert_free(&self, packet_id: PacketId) {
+        let handed_out = self.handed_out.iter().any(|(other, _)| *other == packet_id);
+        let known = self.unreleased.contains(&packet_id) || self.completing.contains(&packet_id);
+        let asked = self.asked.contains_key(&packet_id);
+        assert!(!handed_out && !known && !asked, "S2: {packet_id} twice at once");
+    }
+
+    fn asks(&mut self, packet_id: PacketId, asked: Asked) {
+        self.assert_free(packet_id);
+        self.asked.insert(packet_id, asked);
+    }
+
     fn handed(&mut self, publish: &Publish) {
         assert!(publish.topic.is_some() && publish.topic_alias.is_none());
         if let Some(packet_id) = publish.packet_id.filter(|_| publish.qos > QoS::AtMostOnce) {
-            let taken = self.handed_out.iter().any(|(other, _)| *other == packet_id);
-            let known = self.unreleased.contains(&packet_id) || self.completing.contains(&packet_id);
-            assert!(!taken && !known, "S2: {packet_id} twice at once");
+            self.assert_free(packet_id);
             self.handed_out.push((packet_id, publish.qos));
         }
     }
@@ -238,6 +281,19 @@ impl Model {
         self.owed = self.durable.then_some((ack.packet_id, stage));
     }
 
+    /// The broker answers what was asked under an identifier, if it was this; for how many filters.
+    fn answers(
+        &mut self,
+        answered: &mut Answered,
+        packet_id: PacketId,
+        is_it: impl Fn(Asked) -> Option<usize>,
+    ) -> usize {
+        let Some(filters) = self.asked.get(&packet_id).copied().and_then(is_it) else { return 1 };
+        self.asked.remove(&packet_id);
+        answered.asked = Some(packet_id);
+        filters
+    }
+
     /// The nth PUBREC whose commit is awaited, which is now committed.
     fn commit_received(&mut self, nth: usize) -> Option<PacketId> {
         let mut waiting = self.delivered.iter_mut().filter(|(_, awaited)| **awaited == Awaited::Commit);
@@ -251,7 +307,35 @@ fn may_acknowledge(ack: &Ack, answered: Answered) -> bool {
     answered.accepted == Some(ack.packet_id) || ack.reason == ReasonCode::PacketIdentifierInUse
 }
 
-fn take(stage: &mut Stage, model: &mut Model, step: Step) {
+/// All filters are refused, as the session does without asking.
+fn is_refusal(ack: &SubAck) -> bool {
+    ack.reasons.iter().all(|reason| reason.is_error())
+}
+
+/// A strict client can read it.
+pub(crate) fn assert_readable(protocol: Protocol, output: &Output) {
+    let Output::Send(packet) = output else { return };
+    let mut bytes = BytesMut::new();
+    encode(packet, protocol, &mut bytes).unwrap_or_else(|error| panic!("{packet:?}: {error}"));
+    let mut decoder = Decoder::new(Role::Client, 1 << 20);
+    decoder.set_protocol(protocol);
+    let read = decoder.decode(&mut bytes);
+    assert!(matches!(read, Ok(Some(_))) && bytes.is_empty(), "{packet:?} reads as {read:?}");
+}
+
+/// A packet of the client that says what it will.
+pub(crate) fn packet(stage: &mut Stage, model: &mut Model, packet: Packet) {
+    let outputs = match packet {
+        Packet::PubAck(ack) => answer(stage, model, 0, ack),
+        Packet::PubRec(ack) => answer(stage, model, 1, ack),
+        Packet::PubComp(ack) => answer(stage, model, 2, ack),
+        other => stage.packet(other),
+    };
+    model.check(Answered::default(), outputs);
+}
+
+/// One step, and whether the session keeps its promises in it.
+pub(crate) fn take(stage: &mut Stage, model: &mut Model, step: Step) {
     let mut answered = Answered::default();
     let outputs = match step {
         Step::Publish { qos, packet_id, dup } => {
@@ -259,13 +343,13 @@ fn take(stage: &mut Stage, model: &mut Model, step: Step) {
             stage.packet(Packet::Publish(Publish { dup, ..publish(qos, packet_id) }))
         }
         Step::Aliased { alias, named } => {
-            let topic_alias = NonZeroU16::new(alias).filter(|_| model.v5);
-            let topic = (named || !model.v5).then(|| topic("t"));
+            let topic_alias = NonZeroU16::new(alias).filter(|_| model.is_v5());
+            let topic = (named || !model.is_v5()).then(|| topic("t"));
             stage.packet(Packet::Publish(Publish { topic, topic_alias, ..publish(QoS::AtMostOnce, 0) }))
         }
         Step::Answer { nth, reason } => match model.delivered.iter().nth(nth) {
             Some((packet_id, awaited)) => {
-                let reason = if model.v5 { reason } else { ReasonCode::Success };
+                let reason = if model.is_v5() { reason } else { ReasonCode::Success };
                 answer(stage, model, awaited.kind(), ack(packet_id.get(), reason))
             }
             None => Vec::new(),
@@ -290,20 +374,27 @@ fn take(stage: &mut Stage, model: &mut Model, step: Step) {
             let waiting = model.commit_received(nth);
             stage.feed(Input::Received(waiting.unwrap_or(id(100))))
         }
-        Step::CommitComplete { nth, known } => {
+        Step::CommitComplete { nth, reason } => {
             answered.completed = model.completing.iter().nth(nth).copied();
             let packet_id = answered.completed.unwrap_or(id(100));
             model.completing.remove(&packet_id);
-            let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
             stage.feed(Input::Completed { packet_id, reason })
         }
         Step::AnswerSubscribe(packet_id) => {
-            let reasons = vec![ReasonCode::GrantedQoS1];
-            stage.feed(Input::Subscribed { packet_id: id(packet_id), reasons })
+            let packet_id = id(packet_id);
+            let filters = model.answers(&mut answered, packet_id, |asked| match asked {
+                Asked::Subscribe(filters) => Some(filters),
+                Asked::Unsubscribe(_) => None,
+            });
+            stage.feed(Input::Subscribed { packet_id, reasons: vec![ReasonCode::GrantedQoS1; filters] })
         }
         Step::AnswerUnsubscribe(packet_id) => {
-            let reasons = vec![ReasonCode::Success];
-            stage.feed(Input::Unsubscribed { packet_id: id(packet_id), reasons })
+            let packet_id = id(packet_id);
+            let filters = model.answers(&mut answered, packet_id, |asked| match asked {
+                Asked::Unsubscribe(filters) => Some(filters),
+                Asked::Subscribe(_) => None,
+            });
+            stage.feed(Input::Unsubscribed { packet_id, reasons: vec![ReasonCode::Success; filters] })
         }
         Step::Deliver(qos) => {
             deliver(stage, model, qos);
@@ -347,54 +438,6 @@ fn deliver(stage: &mut Stage, model: &mut Model, qos: QoS) {
             let awaited = if qos == QoS::AtLeastOnce { Awaited::Ack } else { Awaited::Received };
             assert_eq!(model.delivered.insert(packet_id, awaited), None, "S2: {packet_id} twice at once");
             assert_eq!(stage.session.window(), window - 1);
-        }
-    }
-}
-
-/// Transient, or durable with identifiers of an earlier connection.
-fn attached() -> impl Strategy<Value = Attached> {
-    let ids = || prop::collection::btree_set(1..=8_u16, 0..6);
-    let ids = move || ids().prop_map(|ids| ids.into_iter().map(id).collect());
-    prop_oneof![
-        Just(Attached::default()),
-        (ids(), ids()).prop_map(|(received, released)| Attached {
-            durable: true,
-            received,
-            released,
-            ..Attached::default()
-        }),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
-
-    #[test]
-    fn any_sequence_of_steps_keeps_the_promises(
-        protocol in prop::sample::select(crate::stage::PROTOCOLS.to_vec()),
-        attached in attached(),
-        steps in prop::collection::vec(step(), 1..120),
-    ) {
-        let limits = Limits {
-            receive_maximum: most(RECEIVE_MAXIMUM),
-            max_inflight: most(MAX_INFLIGHT),
-            topic_alias_maximum: 2,
-            ..Limits::default()
-        };
-        let mut model = Model::new(protocol, &attached);
-        let released = attached.released.len();
-        let (mut stage, pubrels) = Stage::attached(protocol, limits, attached);
-        prop_assert_eq!(pubrels.len(), released);
-        for step in steps {
-            take(&mut stage, &mut model, step);
-            prop_assert_eq!(model.ended, stage.session.ending().is_some());
-            if model.ended {
-                break;
-            }
-            prop_assert_eq!(stage.session.inflight(), model.delivered.len());
-            let places = usize::from(MAX_INFLIGHT).saturating_sub(model.delivered.len());
-            prop_assert_eq!(stage.session.window(), places);
-            prop_assert!(stage.session.pending() >= model.handed_out.len() + model.completing.len());
         }
     }
 }
