@@ -167,8 +167,8 @@ impl Attachment {
             return self.admits();
         };
         self.ownership.inner.local.counters.published.add(1);
-        if is_sys(message.topic()) || matches!(Delayed::of(message.topic()), Some(Err(_))) {
-            return self.refuse(token, qos);
+        if let Some(reason) = self.unacceptable(&message) {
+            return self.refuse(token, qos, reason);
         }
         let message = Arc::new(message);
         match (&mut self.durable, qos, token) {
@@ -179,11 +179,22 @@ impl Attachment {
         self.admits()
     }
 
-    /// The topic is not one for clients to publish to.
-    fn refuse(&mut self, token: Option<PacketId>, qos: QoS) -> Admission {
+    /// Why nobody gets a message.
+    fn unacceptable(&self, message: &Message) -> Option<ReasonCode> {
+        let topic = message.topic();
+        if is_sys(topic) || matches!(Delayed::of(topic), Some(Err(_))) {
+            return Some(ReasonCode::TopicNameInvalid);
+        }
+        let validates = self.ownership.inner.local.config.validate_payload_format;
+        (validates && message.is_false_text()).then_some(ReasonCode::PayloadFormatInvalid)
+    }
+
+    /// Refuses a message, in its turn.
+    fn refuse(&mut self, token: Option<PacketId>, qos: QoS, reason: ReasonCode) -> Admission {
+        self.ownership.inner.local.counters.refused.add(1);
         match (&mut self.durable, qos, token) {
-            (Some(durable), QoS::ExactlyOnce, Some(packet_id)) => durable.refuse(packet_id),
-            (_, _, token) => self.pipeline.refuse(ReasonCode::TopicNameInvalid, token),
+            (Some(durable), QoS::ExactlyOnce, Some(packet_id)) => durable.refuse(packet_id, reason),
+            (_, _, token) => self.pipeline.refuse(reason, token),
         }
         self.admits()
     }

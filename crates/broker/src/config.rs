@@ -11,6 +11,8 @@ pub struct Config {
     pub session_queue: SessionQueue,
     /// What a client with several matching subscriptions gets.
     pub overlapping: Overlapping,
+    /// Refuse messages that say that they are text and are no UTF-8 (section 3.3.2.3.2).
+    pub validate_payload_format: bool,
     /// Who of a shared subscription gets a message.
     pub shared_strategy: SharedStrategy,
     /// How long a CONNECT waits for the owner of its client id to be agreed on.
@@ -25,6 +27,7 @@ impl Default for Config {
             queue: QueueLimits::default(),
             session_queue: SessionQueue::default(),
             overlapping: Overlapping::Each,
+            validate_payload_format: false,
             shared_strategy: SharedStrategy::Local,
             attach_timeout: Duration::from_secs(10),
             lease_patience: Duration::from_secs(10),

@@ -27,6 +27,8 @@ pub struct Counters {
     pub attach_failed: Counter,
     /// Messages published here by clients.
     pub published: Counter,
+    /// Messages of clients that were refused for their topic or payload.
+    pub refused: Counter,
     /// Messages with no match anywhere.
     pub unmatched: Counter,
     /// Messages that other nodes forwarded here.

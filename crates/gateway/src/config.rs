@@ -42,6 +42,8 @@ pub struct Config {
     pub allow_anonymous: bool,
     /// Who may connect with a name, and how it is proved.
     pub users: Option<Arc<UserFile>>,
+    /// Where clients are sent that cannot stay here (section 4.11).
+    pub server_reference: Option<ByteString>,
     /// The beginning of the response topics that clients may use, for those that ask (section 3.2.2.3.15).
     pub response_information: Option<ByteString>,
 }
@@ -174,6 +176,7 @@ impl Default for Config {
             file_interval: Duration::from_secs(2),
             allow_anonymous: true,
             users: None,
+            server_reference: None,
             response_information: None,
         }
     }

@@ -64,6 +64,7 @@ pub(crate) fn broker(config: &Config) -> zwerm_broker::Config {
                 config::QueueFull::DropNewest => QueueFull::DropNewest,
             },
         },
+        validate_payload_format: mqtt.validate_payload_format,
         overlapping: match mqtt.overlapping {
             config::Overlapping::Each => Overlapping::Each,
             config::Overlapping::Merged => Overlapping::Merged,
@@ -89,6 +90,7 @@ pub(crate) fn gateway(config: &Config) -> anyhow::Result<zwerm_gateway::Config> 
     Ok(zwerm_gateway::Config {
         allow_anonymous: config.mqtt.allow_anonymous,
         users: users.context("auth.users_file")?.map(Arc::new),
+        server_reference: config.mqtt.server_reference.clone().map(Into::into),
         response_information: config.mqtt.response_information.clone().map(Into::into),
         listeners: config.listeners.iter().map(listener).collect(),
         limits: limits(&config.mqtt),
@@ -138,6 +140,7 @@ fn limits(mqtt: &config::MqttConfig) -> zwerm_session::Limits {
             _ => QoS::ExactlyOnce,
         },
         retain_available: mqtt.retain_available,
+        validate_payload_format: mqtt.validate_payload_format,
         wildcard_subscriptions: mqtt.wildcard_subscriptions,
         shared_subscriptions: mqtt.shared_subscriptions,
         subscription_identifiers: mqtt.subscription_identifiers,

@@ -245,6 +245,7 @@ impl View {
         out.counter("sent_bytes", "bytes to clients", gateway.bytes_sent_total.get());
         out.counter("messages_received", "PUBLISH from clients", gateway.messages_received_total.get());
         out.counter("messages_sent", "PUBLISH to clients", gateway.messages_sent_total.get());
+        out.counter("messages_refused", "messages refused for topic or payload", broker.refused.get());
         out.counter("messages_unmatched", "messages that nobody wanted", broker.unmatched.get());
         out.counter("messages_forwarded_in", "messages from other nodes", broker.forwarded_in.get());
         out.counter("messages_retained", "retained messages stored or deleted", broker.retained.get());

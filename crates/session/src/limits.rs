@@ -30,6 +30,8 @@ pub struct Limits {
     pub max_qos: QoS,
     /// Whether retained messages are taken.
     pub retain_available: bool,
+    /// Whether a will that says that it is text must be UTF-8 (section 3.1.3.2.3).
+    pub validate_payload_format: bool,
     /// Whether filters may hold wildcards.
     pub wildcard_subscriptions: bool,
     /// Whether filters may be shared.
@@ -63,6 +65,7 @@ impl Default for Limits {
             max_packet_size: 1024 * 1024,
             max_qos: QoS::ExactlyOnce,
             retain_available: true,
+            validate_payload_format: false,
             wildcard_subscriptions: true,
             shared_subscriptions: true,
             subscription_identifiers: true,

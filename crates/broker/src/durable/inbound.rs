@@ -18,7 +18,7 @@ use crate::message::Message;
 enum Step {
     Receive(Arc<Message>),
     /// It is refused, in its turn.
-    Refuse,
+    Refuse(ReasonCode),
     Complete,
 }
 
@@ -27,8 +27,17 @@ enum Step {
 pub(super) struct Inbound {
     /// Not handed to the shard.
     waiting: VecDeque<(PacketId, Step)>,
-    receiving: VecDeque<(PacketId, Receipt)>,
-    completing: VecDeque<(PacketId, Receipt)>,
+    receiving: VecDeque<Handed>,
+    completing: VecDeque<Handed>,
+}
+
+/// What an answer is awaited of.
+#[derive(Debug)]
+struct Handed {
+    packet_id: PacketId,
+    receipt: Receipt,
+    /// It was not handed to the shard but refused here.
+    refused: Option<ReasonCode>,
 }
 
 impl Inbound {
@@ -36,9 +45,9 @@ impl Inbound {
         self.waiting.push_back((packet_id, Step::Receive(message)));
     }
 
-    /// The topic is not for clients to publish to.
-    pub(super) fn refuse(&mut self, packet_id: PacketId) {
-        self.waiting.push_back((packet_id, Step::Refuse));
+    /// A message that nobody gets.
+    pub(super) fn refuse(&mut self, packet_id: PacketId, reason: ReasonCode) {
+        self.waiting.push_back((packet_id, Step::Refuse(reason)));
     }
 
     pub(super) fn complete(&mut self, packet_id: PacketId) {
@@ -57,11 +66,12 @@ impl Inbound {
             if hand(owner, *packet_id, step, &receipt).is_err() {
                 return;
             }
-            let line = match step {
-                Step::Receive(_) | Step::Refuse => &mut self.receiving,
-                Step::Complete => &mut self.completing,
+            let (line, refused) = match step {
+                Step::Receive(_) => (&mut self.receiving, None),
+                Step::Refuse(reason) => (&mut self.receiving, Some(*reason)),
+                Step::Complete => (&mut self.completing, None),
             };
-            line.push_back((*packet_id, receipt));
+            line.push_back(Handed { packet_id: *packet_id, receipt, refused });
             self.waiting.pop_front();
         }
     }
@@ -70,7 +80,6 @@ impl Inbound {
     pub(super) fn next_received(&mut self) -> Option<(PacketId, ReasonCode)> {
         next(&mut self.receiving, |refusal| match refusal {
             None => Some(ReasonCode::Success),
-            Some(Refusal::Invalid) => Some(ReasonCode::TopicNameInvalid),
             Some(Refusal::Busy) => Some(ReasonCode::QuotaExceeded),
             Some(
                 Refusal::StaleEpoch | Refusal::NoSession | Refusal::UnknownClient | Refusal::Unspecified,
@@ -98,10 +107,8 @@ fn hand(owner: &Owner, packet_id: PacketId, step: &Step, receipt: &Receipt) -> R
             let receive = || Receive { client_id, epoch, packet_id, message: record() };
             owner.cluster.receive(owner.shard, receive, ticket)
         }
-        Step::Refuse => {
-            ticket().refuse_for(Refusal::Invalid);
-            Ok(())
-        }
+        // answered by its reason alone
+        Step::Refuse(_) => Ok(()),
         Step::Complete => {
             owner.cluster.complete(owner.shard, || Complete { client_id, epoch, packet_id }, ticket)
         }
@@ -110,15 +117,16 @@ fn hand(owner: &Owner, packet_id: PacketId, step: &Step, receipt: &Receipt) -> R
 
 /// The answer to the first of a line, if the shard has given it and it is to be passed on.
 fn next(
-    line: &mut VecDeque<(PacketId, Receipt)>,
+    line: &mut VecDeque<Handed>,
     answer: impl Fn(Option<Refusal>) -> Option<ReasonCode>,
 ) -> Option<(PacketId, ReasonCode)> {
     loop {
-        let (packet_id, receipt) = line.front()?;
+        let Handed { packet_id, receipt, refused } = line.front()?;
         if !receipt.is_complete() {
             return None;
         }
-        let answered = answer(receipt.refusal()).map(|reason| (*packet_id, reason));
+        let reason = refused.or_else(|| answer(receipt.refusal()));
+        let answered = reason.map(|reason| (*packet_id, reason));
         line.pop_front();
         if answered.is_some() {
             return answered;

@@ -164,8 +164,8 @@ impl Durable {
     }
 
     /// A QoS 2 message from the client that nobody gets.
-    pub(crate) fn refuse(&mut self, packet_id: PacketId) {
-        self.inbound.refuse(packet_id);
+    pub(crate) fn refuse(&mut self, packet_id: PacketId, reason: ReasonCode) {
+        self.inbound.refuse(packet_id, reason);
         self.inbound.flush(&self.owner);
     }
 

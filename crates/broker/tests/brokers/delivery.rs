@@ -2,8 +2,9 @@
 
 use std::num::NonZeroU32;
 
+use bytes::Bytes;
 use zwerm_broker::{Config, Expiry, Overlapping};
-use zwerm_wire::{QoS, ReasonCode, SubscribeFilter};
+use zwerm_wire::{MessageProperties, Publish, QoS, ReasonCode, SubscribeFilter};
 
 use crate::client::{Brokers, line, numbers, publish};
 
@@ -104,5 +105,31 @@ async fn an_expiry_crosses_nodes_also_when_it_is_the_only_property() {
     let expiry = message.properties().and_then(|properties| properties.message_expiry).unwrap();
     assert!((50..=100).contains(&expiry), "{expiry}");
     assert!(matches!(message.expiry(tokio::time::Instant::now()), Expiry::Left(50..=100)));
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payload_that_is_said_to_be_text_and_is_none_is_refused_where_that_is_asked_for() {
+    let world = Brokers::formed(Config { validate_payload_format: true, ..Config::default() }).await;
+    let mut subscriber = world.client(2, "subscriber").await;
+    subscriber.subscribe(vec![line("t", QoS::ExactlyOnce)], 0).await;
+    let mut transient = world.client(1, "transient").await;
+    let mut durable = world.durable(3, "durable").await;
+    let said = |payload: &'static [u8], qos, id| {
+        let properties = MessageProperties { payload_format: Some(true), ..MessageProperties::default() };
+        let properties = Some(Box::new(properties));
+        Publish { payload: Bytes::from_static(payload), properties, ..publish("t", "", qos, id) }
+    };
+    for client in [&mut transient, &mut durable] {
+        client.offer(said(b"\xff", QoS::AtMostOnce, 0));
+        for (id, qos) in [(1, QoS::AtLeastOnce), (2, QoS::ExactlyOnce)] {
+            let reason = client.publish_accepted(said(b"\xff", qos, id)).await;
+            assert_eq!(reason, ReasonCode::PayloadFormatInvalid);
+        }
+    }
+    let reason = transient.publish_accepted(said("gr\u{fc}n".as_bytes(), QoS::AtLeastOnce, 3)).await;
+    assert_eq!(reason, ReasonCode::Success);
+    subscriber.payloads(1).await;
+    assert_eq!(subscriber.taken_payloads(), ["gr\u{fc}n"]);
     world.end().await;
 }

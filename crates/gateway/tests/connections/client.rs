@@ -4,12 +4,14 @@
 use std::future::poll_fn;
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zwerm_broker::{Broker, Unstarted};
+use zwerm_cluster::Local;
 use zwerm_gateway::{Config, Connections, Link, MemoryLink};
 use zwerm_wire::{
     Ack, ConnAck, Connect, ConnectProperties, Decoder, Packet, PacketId, Protocol, Publish, QoS, ReasonCode,
@@ -24,6 +26,8 @@ const PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOS
 pub struct Server {
     world: World<Broker>,
     pub connections: Connections,
+    /// What the cluster says to the broker.
+    pub fence: Arc<dyn Local>,
     pub stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -37,13 +41,14 @@ impl Server {
         let mut world = World::new(1);
         let unstarted = Unstarted::new(zwerm_broker::Config::default());
         let door = unstarted.door();
+        let fence = Arc::clone(&door);
         world.start_with(1, door, |cluster, outbox| Broker::start(unstarted, cluster.clone(), outbox)).await;
         world.ready().await;
         until("it routes", || world.cluster(1).lease.routing().is_some()).await;
         // tests end while their clients listen: a node that stops need not wait for these to go
         let config = Config { close_timeout: Duration::from_millis(100), ..config };
         let connections = Connections::new(config, world.app(1).clone());
-        Self { world, connections, stop: CancellationToken::new(), tasks: TaskTracker::new() }
+        Self { world, connections, fence, stop: CancellationToken::new(), tasks: TaskTracker::new() }
     }
 
     pub fn broker(&self) -> Broker {

@@ -1,5 +1,6 @@
 //! How connections end.
 
+use zwerm_gateway::Config;
 use zwerm_wire::{Packet, Protocol, QoS, ReasonCode};
 
 use crate::client::{Client, Server, durable, transient};
@@ -24,6 +25,21 @@ async fn stopping_tells_the_clients_and_ends_all_connections() {
     drop((five, three));
     server.left_with(0).await;
     server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_cannot_stay_is_told_where_to_go_if_that_is_configured() {
+    for reference in [None, Some("mqtt.example:1883")] {
+        let server_reference = reference.map(Into::into);
+        let server = Server::start_with(Config { server_reference, ..Config::default() }).await;
+        let (mut client, _) = Client::connect(&server, transient(Protocol::V5, "c")).await;
+        server.fence.fenced();
+        let Packet::Disconnect(disconnect) = client.next().await else { panic!("no DISCONNECT") };
+        assert_eq!(disconnect.reason, ReasonCode::UseAnotherServer);
+        assert_eq!(disconnect.server_reference.as_deref(), reference);
+        assert_eq!(client.next_or_end().await, None);
+        server.end().await;
+    }
 }
 
 #[tokio::test]

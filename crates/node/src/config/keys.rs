@@ -359,6 +359,11 @@ const MQTT: &[Key<Config>] = &[
         |c| &mut c.mqtt.strict_utf8,
         "Refuse control characters and Unicode non-characters in strings (section 1.5.4).",
     ),
+    key(
+        "validate_payload_format",
+        |c| &mut c.mqtt.validate_payload_format,
+        "Refuse messages and wills whose payload format indicator says UTF-8 and whose payload is none (0x99).",
+    ),
     within(
         0,
         86_400,
@@ -374,6 +379,12 @@ const MQTT: &[Key<Config>] = &[
         |c| &mut c.mqtt.response_information,
         "What a 5.0 client that asks for Response Information is told: by convention the beginning of the response topics \
          that it may use. Not said if not set.",
+    ),
+    key(
+        "server_reference",
+        |c| &mut c.mqtt.server_reference,
+        "Where 5.0 clients are sent that cannot stay on this node because it has lost the others (0x9C, Server Reference): \
+         `host:port`, or several with spaces between them. Not said if not set.",
     ),
     key(
         "overlapping",

@@ -211,10 +211,14 @@ pub struct MqttConfig {
     pub allow_zero_length_client_id: bool,
     /// Whether control characters and non-characters in strings are refused.
     pub strict_utf8: bool,
+    /// Whether payloads that are said to be text must be UTF-8.
+    pub validate_payload_format: bool,
     /// Seconds between two tellings of `$SYS` topics; 0: there are none.
     pub sys_interval: u32,
     /// The beginning of the response topics that clients may use.
     pub response_information: Option<String>,
+    /// Where clients go that cannot stay.
+    pub server_reference: Option<String>,
     /// What a client with overlapping subscriptions gets.
     pub overlapping: Overlapping,
 }
@@ -353,8 +357,10 @@ impl Default for MqttConfig {
             shared_strategy: SharedStrategy::Local,
             allow_zero_length_client_id: true,
             strict_utf8: false,
+            validate_payload_format: false,
             sys_interval: 10,
             response_information: None,
+            server_reference: None,
             overlapping: Overlapping::Each,
         }
     }

@@ -107,8 +107,10 @@ session_queue_full = "drop_newest"
 shared_strategy = "hash_topic"
 allow_zero_length_client_id = false
 strict_utf8 = true
+validate_payload_format = true
 sys_interval = 60
 response_information = "answers/"
+server_reference = "mqtt.example:1883"
 overlapping = "merged"
 [auth]
 users_file = "/etc/zwerm/users"
@@ -177,8 +179,10 @@ fn every_key() -> Config {
             shared_strategy: SharedStrategy::HashTopic,
             allow_zero_length_client_id: false,
             strict_utf8: true,
+            validate_payload_format: true,
             sys_interval: 60,
             response_information: Some("answers/".into()),
+            server_reference: Some("mqtt.example:1883".into()),
             overlapping: Overlapping::Merged,
         },
         auth: AuthConfig { users_file: Some("/etc/zwerm/users".into()) },

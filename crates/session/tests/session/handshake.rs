@@ -3,8 +3,9 @@
 use std::num::NonZeroU16;
 use std::time::Duration;
 
+use bytes::Bytes;
 use zwerm_session::{Attached, Cause, Deadline, Input, Limits, Output};
-use zwerm_wire::{Connect, Disconnect, Packet, Protocol, QoS, ReasonCode};
+use zwerm_wire::{Connect, Disconnect, MessageProperties, Packet, Protocol, QoS, ReasonCode, Will};
 
 use crate::stage::{PROTOCOLS, Stage, connack, connect, most, publish, will};
 
@@ -95,6 +96,30 @@ fn a_will_beyond_the_limits_is_refused_mqtt_3_2_2_12_and_13() {
     assert_eq!(refused(with_will(QoS::ExactlyOnce, false), limits), Some(ReasonCode::QoSNotSupported));
     assert_eq!(refused(with_will(QoS::AtMostOnce, true), limits), Some(ReasonCode::RetainNotSupported));
     assert_eq!(refused(with_will(QoS::AtLeastOnce, false), limits), None);
+}
+
+#[test]
+fn a_will_that_is_said_to_be_text_and_is_none_is_refused_where_that_is_asked_for() {
+    let with_will = |format, payload: &'static [u8]| {
+        let properties = MessageProperties { payload_format: format, ..MessageProperties::default() };
+        let will = Will {
+            payload: Bytes::from_static(payload),
+            properties: Some(Box::new(properties)),
+            ..will(QoS::AtLeastOnce, false)
+        };
+        Connect { will: Some(will), ..connect(Protocol::V5) }
+    };
+    let strict = Limits { validate_payload_format: true, ..Limits::default() };
+    let invalid = Some(ReasonCode::PayloadFormatInvalid);
+    for (format, payload, expected) in [
+        (Some(true), &b"text"[..], None),
+        (Some(true), b"\xff", invalid),
+        (Some(false), b"\xff", None),
+        (None, b"\xff", None),
+    ] {
+        assert_eq!(refused(with_will(format, payload), strict), expected, "{format:?}");
+        assert_eq!(refused(with_will(format, payload), Limits::default()), None, "{format:?}");
+    }
 }
 
 #[test]
