@@ -19,7 +19,6 @@ use zwerm_cluster::{Cluster, NodeId, ShardError};
 use zwerm_routing::Destination;
 use zwerm_wire::{QoS, ReasonCode, TopicFilter};
 
-use crate::counters::Counters;
 use crate::delayed::{Delayed, Malformed};
 use crate::local::LocalSessions;
 use crate::mailbox::Acceptance;
@@ -270,25 +269,33 @@ impl<T> Pipeline<T> {
 
     /// Hands retained and delayed messages to their shards, as soon as they come and in order.
     fn store(&mut self) {
-        let (cluster, now_ms) = (&self.cluster, self.cluster.now_ms());
+        let (cluster, counters, now_ms) = (&self.cluster, &self.local.counters, self.cluster.now_ms());
         for pending in self.pending.iter_mut().skip(self.routed) {
-            let receipt = Receipt::new(self.bell.clone());
-            let ticket = || receipt.ticket();
             let (topic, handed) = match &pending.stage {
                 Stage::ToStore(message) => {
-                    let topic = message.topic();
-                    (topic, cluster.retain(topic, || message.retained(now_ms), ticket))
+                    let (topic, receipt) = (message.topic(), Receipt::new(self.bell.clone()));
+                    let retained = cluster.retain(topic, || message.retained(now_ms), || receipt.ticket());
+                    let storing = retained.map(|()| {
+                        counters.retained.add(1);
+                        Stage::Storing(Arc::clone(message), receipt)
+                    });
+                    (topic, storing)
                 }
                 Stage::ToDelay(delay) => {
-                    let (message, delayed) = &**delay;
+                    let ((message, delayed), receipt) = (&**delay, Receipt::new(self.bell.clone()));
                     let shard = cluster.shard_of(&delayed.topic).ok_or(ShardError::Unavailable);
-                    let delay = |shard| cluster.delay(shard, || message.delayed(delayed, now_ms), ticket);
-                    (&delayed.topic, shard.and_then(delay))
+                    let record = || message.delayed(delayed, now_ms);
+                    let kept = shard.and_then(|shard| cluster.delay(shard, record, || receipt.ticket()));
+                    let delaying = kept.map(|()| {
+                        counters.delayed.add(1);
+                        Stage::Delaying(receipt)
+                    });
+                    (&delayed.topic, delaying)
                 }
                 _ => continue,
             };
             match handed {
-                Ok(()) => pending.stage.handed(receipt, &self.local.counters),
+                Ok(stage) => pending.stage = stage,
                 // Its queue is full: the ones behind wait, too.
                 Err(ShardError::Busy) => {
                     self.full = cluster.shard_of(topic).map(Full::Shard);
@@ -445,22 +452,6 @@ impl Routed {
 impl Stage {
     fn done(reason: ReasonCode) -> Self {
         Self::Routed(Routed::done(reason))
-    }
-
-    /// The shard takes what was to be handed to it.
-    fn handed(&mut self, receipt: Receipt, counters: &Counters) {
-        let placeholder = Self::done(ReasonCode::Success);
-        *self = match std::mem::replace(self, placeholder) {
-            Self::ToStore(message) => {
-                counters.retained.add(1);
-                Self::Storing(message, receipt)
-            }
-            Self::ToDelay(_) => {
-                counters.delayed.add(1);
-                Self::Delaying(receipt)
-            }
-            other => other,
-        };
     }
 
     fn is_routed(&self) -> bool {

@@ -90,7 +90,10 @@ impl<L: Link> Driver<L> {
                 Output::Publish(publish) => self.publish(publish, now),
                 Output::Subscribe(subscribe) => self.subscribe(subscribe),
                 Output::Unsubscribe(unsubscribe) => self.unsubscribe(unsubscribe),
-                Output::Send(packet) => self.send(&self.with_reference(packet), now),
+                Output::Send(mut packet) => {
+                    self.refer(&mut packet);
+                    self.send(&packet, now);
+                }
                 Output::Acknowledged { packet_id, stage } => self.acknowledged(packet_id, stage),
                 Output::Complete(packet_id) => self.complete(packet_id),
                 // the loop sees that the session is closed and leaves
@@ -121,18 +124,17 @@ impl<L: Link> Driver<L> {
     }
 
     /// A client that is sent to another server is told which one, where that is configured (section 4.11).
-    fn with_reference(&self, mut packet: Packet) -> Packet {
-        let reference = match &mut packet {
+    fn refer(&self, packet: &mut Packet) {
+        let reference = match packet {
             Packet::Disconnect(disconnect) if disconnect.reason == ReasonCode::UseAnotherServer => {
                 &mut disconnect.server_reference
             }
             Packet::ConnAck(connack) if connack.reason == ReasonCode::UseAnotherServer => {
                 &mut connack.properties.server_reference
             }
-            _ => return packet,
+            _ => return,
         };
         *reference = self.shared.config.server_reference.clone();
-        packet
     }
 
     fn publish(&mut self, publish: Publish, now: Instant) {
