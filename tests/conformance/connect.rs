@@ -6,8 +6,8 @@ use crate::answer::{Answer, ConnAck};
 use crate::case;
 use crate::case::{Case, Env};
 use crate::packet::{
-    self, Connect, DISCONNECT, PINGREQ, Publish, Value, Version, Will, ack, byte, field, first, four, id,
-    packet, reason, subscribe, text, two, unsubscribe, user,
+    self, Connect, PINGREQ, Publish, Value, Version, Will, ack, byte, field, first, four, id, packet, reason,
+    small_packets, subscribe, text, two, unsubscribe, user,
 };
 
 pub(crate) const CASES: &[Case] = &[
@@ -67,21 +67,11 @@ async fn the_first_packet_must_be_connect(env: Env) -> Result<()> {
     let mut early = vec![
         Publish::new(&topic, "early").bytes(version),
         Publish::new(&topic, "early").qos(1, 1).bytes(version),
-        ack(first::PUBACK, 1),
-        ack(first::PUBREC, 1),
-        ack(first::PUBREL, 1),
-        ack(first::PUBCOMP, 1),
-        subscribe(version, 1, &[], &[(&topic, 0)]),
-        unsubscribe(version, 1, &[&topic]),
-        PINGREQ.to_vec(),
-        DISCONNECT.to_vec(),
         vec![first::PINGRESP, 0],
         vec![first::CONNACK, 2, 0, 0],
         b"GET / HTTP/1.1\r\n\r\n".to_vec(),
     ];
-    if env.is_v5() {
-        early.push(vec![first::AUTH, 0]);
-    }
+    early.extend(small_packets(version, &topic));
     let mut witness = env.client("w").await?;
     witness.subscribe(&[(&topic, 0)]).await?;
     for bytes in early {

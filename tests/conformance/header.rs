@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use crate::case;
 use crate::case::{Case, Env};
 use crate::packet::{
-    PINGREQ, Publish, ack, block, field, first, id, packet, reason, subscribe, text, unsubscribe, user,
+    Publish, ack, block, field, first, id, packet, reason, small_packets, subscribe, text, unsubscribe, user,
     varint,
 };
 
@@ -39,20 +39,7 @@ async fn reserved_flags_carry_their_value(env: Env) -> Result<()> {
     let version = env.version;
     let topic = env.topic("t");
     let mut bystander = env.client("b").await?;
-    let mut right = vec![
-        ack(first::PUBACK, 1),
-        ack(first::PUBREC, 1),
-        ack(first::PUBREL, 1),
-        ack(first::PUBCOMP, 1),
-        subscribe(version, 1, &[], &[(&topic, 0)]),
-        unsubscribe(version, 1, &[&topic]),
-        PINGREQ.to_vec(),
-        vec![first::DISCONNECT, 0],
-    ];
-    if env.is_v5() {
-        right.push(vec![first::AUTH, 0]);
-    }
-    for bytes in right {
+    for bytes in small_packets(version, &topic) {
         for flags in (0..16).filter(|flags| *flags != bytes[0] & 0x0f) {
             let mut wrong = bytes.clone();
             wrong[0] = bytes[0] & 0xf0 | flags;

@@ -463,6 +463,24 @@ pub(crate) fn continues(method: &str, data: &str) -> Vec<u8> {
     auth(0x18, &[text(id::AUTH_METHOD, method), binary(id::AUTH_DATA, data.as_bytes())])
 }
 
+/// One of each packet that a client may send once it is connected, but for PUBLISH.
+pub(crate) fn small_packets(version: Version, topic: &str) -> Vec<Vec<u8>> {
+    let mut packets = vec![
+        ack(first::PUBACK, 1),
+        ack(first::PUBREC, 1),
+        ack(first::PUBREL, 1),
+        ack(first::PUBCOMP, 1),
+        subscribe(version, 1, &[], &[(topic, 0)]),
+        unsubscribe(version, 1, &[topic]),
+        PINGREQ.to_vec(),
+        DISCONNECT.to_vec(),
+    ];
+    if version == Version::V5 {
+        packets.push(vec![first::AUTH, 0]);
+    }
+    packets
+}
+
 /// A DISCONNECT with everything that 5.0 lets it have.
 pub(crate) fn disconnect(code: u8, properties: &[Property]) -> Vec<u8> {
     packet(first::DISCONNECT, &[vec![code], block(properties)].concat())

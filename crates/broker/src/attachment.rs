@@ -186,7 +186,8 @@ impl Attachment {
             return Some(ReasonCode::TopicNameInvalid);
         }
         let validates = self.ownership.inner.local.config.validate_payload_format;
-        (validates && message.is_false_text()).then_some(ReasonCode::PayloadFormatInvalid)
+        let is_belied = || message.properties().is_some_and(|said| said.belie(message.payload()));
+        (validates && is_belied()).then_some(ReasonCode::PayloadFormatInvalid)
     }
 
     /// Refuses a message, in its turn.

@@ -127,13 +127,6 @@ impl Message {
         &self.publisher
     }
 
-    /// Its payload is said to be text and is no UTF-8 (section 3.3.2.3.2).
-    pub(crate) fn is_false_text(&self) -> bool {
-        let is_text =
-            self.properties.as_ref().is_some_and(|properties| properties.payload_format == Some(true));
-        is_text && std::str::from_utf8(&self.payload).is_err()
-    }
-
     /// Topic.
     #[must_use]
     pub fn topic(&self) -> &TopicName {

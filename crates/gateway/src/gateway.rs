@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use thiserror::Error;
+use tokio::io::AsyncRead;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +16,8 @@ use zwerm_broker::Broker;
 use crate::certificates::{CertificateError, Certificates};
 use crate::connections::Connections;
 use crate::handshake::Handshake;
-use crate::listener::{Accept as _, Listener, UnixSocket, open_tcp};
+use crate::link::Link;
+use crate::listener::{Accept, Listener, UnixSocket, open_tcp};
 use crate::upgrade::Upgrade;
 use crate::watch::watch;
 use crate::{Bind, Config, Counters, ListenerConfig};
@@ -112,12 +114,11 @@ impl Gateway {
             let (every, counters) = (shared.file_interval, Arc::clone(&counters));
             self.tasks.spawn(watch(certificates, every, counters, shutdown.child_token()));
         }
-        let (patience, connections) = (shared.drain_timeout, connections.clone());
-        let is_plain = handshake.is_empty();
-        let handshake = Arc::new(handshake);
+        let patience = shared.drain_timeout;
         match socket {
             // by far the most connections: no layer, no call through a table
-            OpenSocket::Tcp(socket) if is_plain => {
+            OpenSocket::Tcp(socket) if handshake.is_empty() => {
+                let connections = connections.clone();
                 let serve = move |stream, peer, stop| {
                     let connections = connections.clone();
                     async move { connections.serve(stream, peer, stop).await }
@@ -125,18 +126,29 @@ impl Gateway {
                 self.tasks.spawn(Listener::new(socket, &config, patience, counters).run(serve, stop));
             }
             OpenSocket::Tcp(socket) => {
-                let serve = move |stream, peer, stop| {
-                    Arc::clone(&handshake).serve(connections.clone(), stream, peer, stop)
-                };
-                self.tasks.spawn(Listener::new(socket, &config, patience, counters).run(serve, stop));
+                let listener = Listener::new(socket, &config, patience, counters);
+                self.shake_hands_first(listener, handshake, connections, stop);
             }
             OpenSocket::Unix(socket) => {
-                let serve = move |stream, peer, stop| {
-                    Arc::clone(&handshake).serve(connections.clone(), stream, peer, stop)
-                };
-                self.tasks.spawn(Listener::new(socket, &config, patience, counters).run(serve, stop));
+                let listener = Listener::new(socket, &config, patience, counters);
+                self.shake_hands_first(listener, handshake, connections, stop);
             }
         }
+    }
+
+    fn shake_hands_first<A: Accept + 'static>(
+        &mut self,
+        listener: Listener<A>,
+        handshake: Handshake,
+        connections: &Connections,
+        stop: CancellationToken,
+    ) where
+        A::Stream: Link + AsyncRead + Unpin + Sync,
+    {
+        let (handshake, connections) = (Arc::new(handshake), connections.clone());
+        let serve =
+            move |stream, peer, stop| Arc::clone(&handshake).serve(connections.clone(), stream, peer, stop);
+        self.tasks.spawn(listener.run(serve, stop));
     }
 
     /// Where clients are waited for, in the order of the configuration, with the ports the system chose.

@@ -25,6 +25,7 @@ use crate::{parts, sys};
 #[derive(Debug)]
 pub struct App {
     config: Config,
+    gateway: zwerm_gateway::Config,
     identity: Identity,
     http: TcpListener,
     cluster: Cluster,
@@ -53,7 +54,8 @@ impl App {
     /// When a certificate cannot be used, a port is taken or the volume cannot be read.
     pub async fn build(config: Config, identity: Identity) -> anyhow::Result<Self> {
         // before others hear of this node: it would only come to go again
-        Gateway::check(&parts::gateway(&config)?)?;
+        let gateway = parts::gateway(&config)?;
+        Gateway::check(&gateway)?;
         let http = listen(config.http.bind, "http.bind").await?;
         let peers = listen(config.cluster.listen, "cluster.listen").await?;
         let engine = open_engine(&config, &identity).await?;
@@ -68,7 +70,7 @@ impl App {
         .await
         .context("this node cannot take part in its cluster")?;
         let broker = Broker::start(unstarted, cluster.clone(), outbox);
-        Ok(Self { config, identity, http, cluster, broker, engine })
+        Ok(Self { config, gateway, identity, http, cluster, broker, engine })
     }
 
     /// Serves clients until `shutdown` is cancelled and everything has ended.
@@ -76,8 +78,8 @@ impl App {
     /// # Errors
     /// When a client port is taken or HTTP fails.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { config, mut identity, http, cluster, broker, engine } = self;
-        let gateway = Gateway::start(parts::gateway(&config)?, broker.clone(), &shutdown)?;
+        let Self { config, gateway, mut identity, http, cluster, broker, engine } = self;
+        let gateway = Gateway::start(gateway, broker.clone(), &shutdown)?;
         let storage = (config.storage.sync, engine);
         let view = View::new(&identity, broker.clone(), gateway.counters(), storage, shutdown.clone());
         // HTTP answers until the very end, so that probes see a node that is leaving.

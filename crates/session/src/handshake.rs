@@ -122,9 +122,8 @@ fn refuse_will(will: &Will, limits: &Limits) -> Option<ReasonCode> {
     if will.retain && !limits.retain_available {
         return Some(ReasonCode::RetainNotSupported);
     }
-    let is_text = will.properties.as_ref().is_some_and(|properties| properties.payload_format == Some(true));
-    let is_false = is_text && std::str::from_utf8(&will.payload).is_err();
-    (is_false && limits.validate_payload_format).then_some(ReasonCode::PayloadFormatInvalid)
+    let is_belied = || will.properties.as_ref().is_some_and(|said| said.belie(&will.payload));
+    (limits.validate_payload_format && is_belied()).then_some(ReasonCode::PayloadFormatInvalid)
 }
 
 /// What the client asked for, in the terms of 5.0: Clean Session 0 of 3.x is "for ever".

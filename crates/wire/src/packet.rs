@@ -227,6 +227,14 @@ pub struct MessageProperties {
     pub user: UserProperties,
 }
 
+impl MessageProperties {
+    /// They say that the payload is text, and it is no UTF-8 (section 3.3.2.3.2).
+    #[must_use]
+    pub fn belie(&self, payload: &[u8]) -> bool {
+        self.payload_format == Some(true) && std::str::from_utf8(payload).is_err()
+    }
+}
+
 /// PUBACK, PUBREC, PUBREL or PUBCOMP (sections 3.4 to 3.7).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ack {
