@@ -88,12 +88,6 @@ impl Credential {
         })
     }
 
-    /// Which mechanism it is for.
-    #[must_use]
-    pub fn mechanism(&self) -> Mechanism {
-        self.mechanism
-    }
-
     /// Whether it is of this password. Takes the time of its rounds.
     #[must_use]
     pub fn is_of(&self, password: &str) -> bool {

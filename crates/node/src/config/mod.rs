@@ -122,7 +122,6 @@ choices! {
         /// MQTT over WebSocket over TLS.
         Wss = "wss",
     }
-    later: []
 }
 
 impl ListenerKind {
@@ -147,7 +146,6 @@ choices! {
         /// Alone.
         V1_3 = "1.3",
     }
-    later: []
 }
 
 choices! {
@@ -158,7 +156,6 @@ choices! {
         /// They may have one.
         Optional = "optional",
     }
-    later: []
 }
 
 /// `[http]`
@@ -239,7 +236,6 @@ choices! {
         /// By the topic.
         HashTopic = "hash_topic",
     }
-    later: []
 }
 
 choices! {
@@ -250,7 +246,6 @@ choices! {
         /// What comes.
         DropNewest = "drop_newest",
     }
-    later: []
 }
 
 choices! {
@@ -261,7 +256,6 @@ choices! {
         /// One copy with all identifiers and the highest QoS.
         Merged = "merged",
     }
-    later: []
 }
 
 /// `[auth]`
@@ -288,7 +282,6 @@ choices! {
         /// When the operating system has it: lost if the machine, not the process, fails.
         Os = "os",
     }
-    later: []
 }
 
 /// `[log]`
@@ -308,7 +301,6 @@ choices! {
         /// For machines.
         Json = "json",
     }
-    later: []
 }
 
 fn loopback(port: u16) -> SocketAddr {

@@ -344,11 +344,9 @@ impl Setting for ByteSize {
 }
 
 /// Declares an enum whose variants have one name each in the configuration, and its [`Setting`].
-/// Names after `later:` are refused as not available yet.
 macro_rules! choices {
     (
         $(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $text:literal,)* }
-        later: [$($later:literal),*]
     ) => {
         $(#[$meta])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -364,12 +362,8 @@ macro_rules! choices {
 
         impl Setting for $name {
             fn assign(&mut self, value: &Value, limits: Limits) -> Result<(), String> {
-                let later: &[&str] = &[$($later),*];
                 *self = match value {
                     $(Value::Text(text) | Value::Untyped(text) if text == $text => Self::$variant,)*
-                    Value::Text(text) | Value::Untyped(text) if later.contains(&text.as_str()) => {
-                        return Err(format!("{value} is not available in this version; {}", self.accepts(limits)));
-                    }
                     _ => return Err(format!("expected {}, found {value}", self.accepts(limits))),
                 };
                 Ok(())
