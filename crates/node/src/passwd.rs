@@ -14,9 +14,9 @@ use zwerm_auth::{Credential, ITERATIONS, MAX_ITERATIONS, MIN_ITERATIONS, Mechani
 
 const EXAMPLES: &str = "\
 Examples:
-  zwerm passwd /etc/zwerm/users anna                    asks for the password of anna
+  zwerm passwd /etc/zwerm/users anna                   asks for the password of anna
   echo \"$SECRET\" | zwerm passwd /etc/zwerm/users pump  reads it from standard input
-  zwerm passwd /etc/zwerm/users anna -D                 anna may connect no more
+  zwerm passwd /etc/zwerm/users anna -D                anna may connect no more
 
 A node whose auth.users_file names the file takes the change within seconds.";
 
