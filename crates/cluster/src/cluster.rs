@@ -21,7 +21,9 @@ use crate::barrier::{Barrier, BarrierQueue, run_barrier};
 use crate::formation::{self, Acquaintances};
 use crate::forward::{Inbound, InboundState};
 use crate::leadership;
+use crate::leaving;
 use crate::ledger::CONTROL;
+use crate::members;
 use crate::overseer::{self, Overseer};
 use crate::placement::shard_of;
 use crate::queue::RemoteQueues;
@@ -62,6 +64,8 @@ pub struct Shared {
     pub(crate) accepting: tokio::sync::Mutex<()>,
     /// How forming stands, for people.
     pub(crate) forming: Mutex<String>,
+    /// A peer belongs to another cluster; for people.
+    pub(crate) foreign: Mutex<Option<String>>,
     pub(crate) acquaintances: Acquaintances,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) peers: Peers,
@@ -91,6 +95,8 @@ pub struct Shared {
     pub(crate) leaving: CancellationToken,
     /// A group of this node ended by itself.
     pub(crate) broken: CancellationToken,
+    /// This node holds nothing any more and belongs to the cluster no longer.
+    pub(crate) departed: CancellationToken,
     stop: CancellationToken,
 }
 
@@ -161,6 +167,7 @@ impl Cluster {
             formed: Notify::new(),
             accepting: tokio::sync::Mutex::default(),
             forming: Mutex::default(),
+            foreign: Mutex::default(),
             acquaintances: Acquaintances::default(),
             engine,
             peers,
@@ -182,6 +189,7 @@ impl Cluster {
             tasks,
             leaving: CancellationToken::new(),
             broken: CancellationToken::new(),
+            departed: CancellationToken::new(),
             stop: CancellationToken::new(),
         });
         if let Some(formation) = known {
@@ -212,6 +220,12 @@ impl Cluster {
     /// acknowledged is safe with the others; it must end, and be started again when the disk is well.
     pub async fn failed(&self) {
         self.broken.cancelled().await;
+    }
+
+    /// Resolves when this node has given up everything that it held and is to end, because it was told to leave; or
+    /// when it was removed from the cluster. Its volume is of no use any more: whoever starts it again starts it empty.
+    pub async fn left(&self) {
+        self.departed.cancelled().await;
     }
 
     /// Waits until this node belongs to a cluster; its id.
@@ -264,6 +278,8 @@ fn spawn_tasks(
     });
     each(|shared| Box::pin(async move { overseer::oversee(&shared).await }));
     each(|shared| Box::pin(async move { leadership::open_groups(&shared).await }));
+    each(|shared| Box::pin(async move { members::tend_members(&shared).await }));
+    each(|shared| Box::pin(async move { leaving::await_departure(&shared).await }));
     let publisher = Arc::clone(shared);
     shared.spawn(async move { routes::publish_routes(&publisher, &mut route_queue).await });
     let runner = Arc::clone(shared);
@@ -301,13 +317,14 @@ impl Shared {
             mqtt_addr: self.config.mqtt_addr.clone(),
             http_addr: self.config.http_addr.clone(),
             cluster_id: self.cluster_id.get().cloned().unwrap_or_default(),
+            removed: false,
         }
     }
 
     /// Takes the formation as what it is from now on. Called once.
     pub(crate) fn adopt(&self, formation: Formation) {
         for member in &formation.members {
-            self.peers.learn(member.id, &member.cluster_addr);
+            self.peers.learn(member.id, member.incarnation, &member.cluster_addr);
         }
         // Both are set here and nowhere else, under `accepting` or before any task runs.
         drop(self.cluster_id.set(formation.cluster_id.clone()));
@@ -348,9 +365,10 @@ impl Shared {
     fn is_gone(&self, node: NodeId, incarnation: u64) -> bool {
         let state = self.control.state();
         let newest = state.node(node);
-        newest.is_some_and(|node| {
-            node.incarnation > incarnation || (node.incarnation == incarnation && !node.up)
-        })
+        state.is_removed(node)
+            || newest.is_some_and(|node| {
+                node.incarnation > incarnation || (node.incarnation == incarnation && !node.up)
+            })
     }
 
     /// The control group, once it is open here. `None`: the node stops first.
@@ -406,6 +424,26 @@ impl Shared {
         let mut views = BTreeMap::clone(&self.shard_views.load());
         views.insert(shard, view);
         self.shard_views.store(Arc::new(views));
+    }
+
+    /// Takes a shard's view back; only the task that opens groups does.
+    pub(crate) fn remove_shard_view(&self, shard: u32) {
+        let mut views = BTreeMap::clone(&self.shard_views.load());
+        let removed = views.remove(&shard);
+        self.shard_views.store(Arc::new(views));
+        // Behind the store: who is told finds it gone.
+        if let Some(view) = removed {
+            view.retire();
+        }
+    }
+
+    /// The replica of a shard from which queues can be read here: it votes, so it is not far behind, and it works (one
+    /// whose disk failed shows nothing new any more).
+    pub(crate) fn readable_view(&self, shard: u32) -> Option<Arc<ShardView>> {
+        let control = self.control.state();
+        let votes =
+            control.placement_of(shard).is_some_and(|placement| placement.voters.contains(&self.own.id));
+        self.shard_view(shard).filter(|_| votes && self.is_running(shard))
     }
 }
 

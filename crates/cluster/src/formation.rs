@@ -1,8 +1,9 @@
 //! How a cluster comes to be, once: nodes introduce themselves, and when as many empty ones as expected
 //! see each other, the one with the smallest id writes the formation to every volume.
 //!
-//! A node with a formation on its volume never forms another, whatever it sees. Members may be started
-//! in any order, and a crash between two volumes is healed by asking again. Start at [`introduce`].
+//! A node with a formation on its volume never forms another, whatever it sees, and an empty node that sees a node with
+//! one asks to join instead (`joining.rs`). Members may be started in any order, and a crash between two volumes is
+//! healed by asking again. Start at [`introduce`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,14 +19,13 @@ use zwerm_store::{Batch, Engine, StoreError};
 
 use crate::NodeId;
 use crate::cluster::Shared;
+use crate::joining::ask_to_join;
 use crate::transport::proto::{Formation, Introduction};
 
 const FORMAT: u8 = 1;
 /// Between two rounds of introductions while the cluster is not formed, and after.
 const ROUND: Duration = Duration::from_millis(200);
 const ROUND_FORMED: Duration = Duration::from_secs(2);
-/// A member of a new cluster is asked within this time; a node that is not will never be.
-const ASKED_WITHIN: Duration = Duration::from_secs(10);
 /// An introduction older than this does not count for forming.
 const FRESH: Duration = Duration::from_secs(3);
 
@@ -66,8 +66,21 @@ pub(crate) fn load(engine: &dyn Engine) -> Result<Option<Formation>, StoreError>
 async fn save(engine: Arc<dyn Engine>, disk_work: &DiskWork, formation: &Formation) -> Result<(), String> {
     let mut bytes = vec![FORMAT];
     bytes.extend(formation.encode_to_vec());
+    put_synced(engine, disk_work, FormationSpace::key(()), bytes).await
+}
+
+/// Writes one record; it is on the disk when this returns.
+///
+/// # Errors
+/// What the disk says.
+pub(crate) async fn put_synced(
+    engine: Arc<dyn Engine>,
+    disk_work: &DiskWork,
+    key: Vec<u8>,
+    value: Vec<u8>,
+) -> Result<(), String> {
     let mut batch = Batch::new();
-    batch.put(FormationSpace::key(()), Bytes::from(bytes));
+    batch.put(key, Bytes::from(value));
     let write = move || engine.commit(batch).and_then(|()| engine.sync());
     if matches!(disk_work, DiskWork::Inline(_)) {
         return write().map_err(|error| error.to_string());
@@ -81,47 +94,96 @@ async fn save(engine: Arc<dyn Engine>, disk_work: &DiskWork, formation: &Formati
 /// Introduces this node to its peers until it stops, and forms the cluster if there is none.
 pub(crate) async fn introduce(shared: &Shared) {
     let mut reported = None;
-    let mut outside_since = None;
+    let mut round = 0;
     loop {
         let hellos = shared.config.peers.iter().map(|address| greet(shared, address));
-        futures::future::join_all(hellos).await;
+        let is_alone = futures::future::join_all(hellos).await.into_iter().all(|is_self| is_self);
         if shared.formation.get().is_none() {
-            let state = try_form(shared, &mut outside_since).await;
+            let state = try_form(shared, round, is_alone).await;
             if reported.as_ref() != Some(&state) {
                 tracing::info!("{state}");
                 *shared.forming.lock() = state.clone();
                 reported = Some(state);
             }
         }
+        note_foreign(shared);
+        round += 1;
         let settled = shared.formation.get().is_some() && remind(shared).await;
         tokio::time::sleep(if settled { ROUND_FORMED } else { ROUND }).await;
     }
 }
 
-async fn greet(shared: &Shared, address: &str) {
-    match shared.peers.hello(address, shared.introduction()).await {
-        Ok(introduction) => shared.meet(introduction),
-        Err(error) => tracing::trace!(address, %error, "a peer did not answer"),
+/// Notes, and logs once, that a peer belongs to another cluster than this node.
+fn note_foreign(shared: &Shared) {
+    let Some(own) = shared.cluster_id.get() else { return };
+    let fresh = shared.acquaintances.fresh();
+    let is_foreign = |node: &&Introduction| !node.cluster_id.is_empty() && node.cluster_id != *own;
+    let foreign = fresh.iter().find(is_foreign).map(|node| {
+        format!(
+            "node {} belongs to cluster {}, this one to {own}: correct cluster.peers, or start one of them with an \
+             empty data directory",
+            node.name, node.cluster_id
+        )
+    });
+    let mut noted = shared.foreign.lock();
+    if *noted != foreign {
+        if let Some(foreign) = &foreign {
+            tracing::error!("{foreign}");
+        }
+        *noted = foreign;
     }
 }
 
-/// One try at forming; says where it stands. `outside_since`: since when there is a cluster without this node.
-async fn try_form(shared: &Shared, outside_since: &mut Option<Instant>) -> String {
-    let mut fresh = shared.acquaintances.fresh();
-    if let Some(member) = fresh.iter().find(|node| !node.cluster_id.is_empty()) {
-        if outside_since.get_or_insert_with(Instant::now).elapsed() < ASKED_WITHIN {
-            return format!("cluster {} is being formed; waiting to be asked", member.cluster_id);
+/// True if it is this node itself that answers there.
+async fn greet(shared: &Shared, address: &str) -> bool {
+    match shared.peers.hello(address, shared.introduction()).await {
+        Ok(introduction) => {
+            let same_cluster = shared.cluster_id.get().is_some_and(|own| *own == introduction.cluster_id);
+            if introduction.removed && same_cluster {
+                shared.departed.cancel();
+            }
+            let is_self = introduction.id == shared.own.id;
+            shared.meet(introduction);
+            is_self
         }
+        Err(error) => {
+            tracing::trace!(address, %error, "a peer did not answer");
+            false
+        }
+    }
+}
+
+/// One try at forming a cluster, or at joining one that is there; says where it stands. `is_alone`: all
+/// peers, if any, are this node itself.
+async fn try_form(shared: &Shared, round: usize, is_alone: bool) -> String {
+    let mut fresh = shared.acquaintances.fresh();
+    let members: Vec<&Introduction> = fresh.iter().filter(|node| !node.cluster_id.is_empty()).collect();
+    if let (Some(one), Some(other)) = differing(&members) {
         return format!(
-            "node {} belongs to cluster {} already and this node does not: \
-             a node cannot join a formed cluster in this version; restore its volume, or form a new cluster",
-            member.name, member.cluster_id
+            "the peers belong to different clusters: node {} to {}, node {} to {}; correct cluster.peers",
+            one.name, one.cluster_id, other.name, other.cluster_id
         );
+    }
+    if let Some(member) = members.get(round.checked_rem(members.len()).unwrap_or_default()) {
+        return ask_to_join(shared, member).await;
     }
     fresh.push(shared.introduction());
     fresh.sort_by_key(|node| node.id);
     fresh.dedup_by_key(|node| node.id);
     let expected = shared.config.bootstrap_expect;
+    if let Some(name) = twice(&fresh) {
+        return format!("two of the nodes are named {name:?}: give each a name of its own (node.name)");
+    }
+    if expected == 0 {
+        return "waiting for a node of a cluster to join: bootstrap_expect is 0, so none is formed"
+            .to_owned();
+    }
+    if expected == 1 && !is_alone {
+        // A name may be resolved late, and who lives there may have a cluster.
+        return "waiting for a peer of a cluster to join: a node with peers forms none by itself (to form one with them, \
+                set cluster.bootstrap_expect to their number; to begin alone, leave cluster.peers empty)"
+            .to_owned();
+    }
     if fresh.len() != expected {
         return format!("waiting for nodes to form a cluster: {} of {expected} are here", fresh.len());
     }
@@ -129,18 +191,39 @@ async fn try_form(shared: &Shared, outside_since: &mut Option<Instant>) -> Strin
         return "all nodes are here; the one with the smallest id forms the cluster".to_owned();
     }
     let cluster_id = format!("{:032x}", rand::random::<u128>());
-    let formation = Formation { cluster_id, members: fresh, shards: shared.config.shards };
+    let shards = shared.config.shards;
+    let formation = Formation { cluster_id, members: fresh, shards, joined: false };
     match shared.accept(formation).await {
         Ok(()) => "forming the cluster".to_owned(),
         Err(reason) => format!("cannot form the cluster: {reason}"),
     }
 }
 
+/// Two nodes of different clusters, if there are.
+fn differing<'a>(members: &[&'a Introduction]) -> (Option<&'a Introduction>, Option<&'a Introduction>) {
+    let first = members.first().copied();
+    let differs = |node: &&&Introduction| first.is_some_and(|first| first.cluster_id != node.cluster_id);
+    (first, members.iter().find(differs).copied())
+}
+
+/// A name that two nodes have.
+fn twice(nodes: &[Introduction]) -> Option<&str> {
+    let mut names: Vec<&str> =
+        nodes.iter().map(|node| node.name.as_str()).filter(|name| !name.is_empty()).collect();
+    names.sort_unstable();
+    names.windows(2).find_map(|pair| match pair {
+        [one, other] if one == other => Some(*one),
+        _ => None,
+    })
+}
+
 /// Asks the members that do not know of the formation yet; true when all have said that they do.
 async fn remind(shared: &Shared) -> bool {
-    let Some(formation) = shared.formation.get() else { return false };
+    let Some(formation) = shared.formation.get().filter(|formation| !formation.joined) else { return true };
+    let control = shared.control.state();
+    let is_member = |node: &Introduction| !control.is_formed() || control.node(node.id).is_some();
     let fresh = shared.acquaintances.fresh();
-    let others = formation.members.iter().filter(|member| member.id != shared.own.id);
+    let others = formation.members.iter().filter(|node| node.id != shared.own.id && is_member(node));
     let mut settled = true;
     for member in others {
         let known = fresh.iter().find(|node| node.id == member.id);
@@ -168,7 +251,7 @@ impl Shared {
     /// Notes who another node is and where.
     pub(crate) fn meet(&self, introduction: Introduction) {
         if introduction.id != self.own.id {
-            self.peers.learn(introduction.id, &introduction.cluster_addr);
+            self.peers.learn(introduction.id, introduction.incarnation, &introduction.cluster_addr);
             self.acquaintances.note(introduction);
         }
     }
@@ -187,14 +270,15 @@ impl Shared {
                 Err(format!("this node is in cluster {} already", known.cluster_id))
             };
         }
-        if !formation.members.iter().any(|member| member.id == self.own.id) {
+        if !formation.joined && !formation.members.iter().any(|member| member.id == self.own.id) {
             return Err("this node is not among the members".to_owned());
         }
         save(Arc::clone(&self.engine), &self.config.raft.disk_work, &formation).await?;
         tracing::info!(
             cluster = formation.cluster_id,
             members = formation.members.len(),
-            "joined a new cluster"
+            joined = formation.joined,
+            "this node belongs to a cluster from now on"
         );
         self.adopt(formation);
         Ok(())

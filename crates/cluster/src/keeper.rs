@@ -71,9 +71,13 @@ async fn make_way(shared: &Shared, shard: u32, group: &Group, since: Instant) {
     if since.elapsed() < STAY + STAGGER * shard {
         return;
     }
-    let first = shared.members_of(group.id()).first().copied();
+    let control = shared.control.state();
+    let Some(placement) = control.placement_of(shard).filter(|placement| placement.next.is_empty()) else {
+        return;
+    };
+    let first = placement.voters.first().copied();
     let Some(successor) = first.filter(|node| *node != shared.own.id) else { return };
-    let is_up = shared.control.state().node(successor).is_some_and(|node| node.up);
+    let is_up = control.node(successor).is_some_and(|node| node.up);
     let has_caught_up = {
         let status = group.watch();
         let status = status.borrow();
@@ -105,12 +109,12 @@ async fn end_what_is_lost(shared: &Shared, client: &ShardClient, lost: &mut Lost
     lost.extend(told.await.into_iter().flatten());
 }
 
-/// Per node the newest incarnation that is dead.
+/// Per node the newest incarnation that is dead; of one that was removed, all.
 fn dead_incarnations(shared: &Shared) -> Vec<(NodeId, u64)> {
     let control = shared.control.state();
     let dead = |node: &zwerm_machine::records::Node| {
         let incarnation = if node.up { node.incarnation.saturating_sub(1) } else { node.incarnation };
         (incarnation > 0).then_some((node.id, incarnation))
     };
-    control.nodes().filter_map(dead).collect()
+    control.nodes().filter_map(dead).chain(control.removed().map(|node| (node, u64::MAX))).collect()
 }

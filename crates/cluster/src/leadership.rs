@@ -7,21 +7,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 use zwerm_machine::Control;
-use zwerm_machine::records::{ControlCommand, NodeDown, Placement, control_command::Command};
+use zwerm_machine::records::{ControlCommand, Node, NodeDown, Placement, control_command::Command};
 use zwerm_raft::{Group, GroupId, Machine};
 
 use crate::NodeId;
 use crate::batches::run_shard_client;
 use crate::cluster::Shared;
+use crate::holding::hold_shards;
 use crate::keeper::keep_shard;
 use crate::ledger::{CONTROL, control_request, group_of};
+use crate::members::control_voters;
+use crate::moving::move_shard;
 use crate::outbox::publish_outbox;
-use crate::overseer::control_voters;
+use crate::overseer::node_of;
 use crate::queue::MessageStore;
 use crate::replica::{ControlReplica, ShardReplica, ShardView};
 use crate::shard_routes::publish_shard_routes;
 use crate::shards::ShardClient;
+use crate::transport::proto::Formation;
 
 const RETRY: Duration = Duration::from_millis(200);
 /// How long stopping waits for the rest of the cluster to take note.
@@ -32,7 +37,8 @@ const TRANSFER: Duration = Duration::from_millis(500);
 /// Says in every node's log which nodes came and went.
 fn log_changes(known: &Mutex<BTreeMap<NodeId, (u64, bool)>>, control: &Control) {
     let mut known = known.lock();
-    for node in control.nodes() {
+    known.retain(|node, _| control.node(*node).is_some());
+    for node in control.nodes().filter(|node| node.incarnation > 0) {
         let now = (node.incarnation, node.up);
         if known.insert(node.id, now) == Some(now) {
             continue;
@@ -63,7 +69,7 @@ pub(crate) async fn open_groups(shared: &Arc<Shared>) {
     shared.set_shard_clients(clients);
     let (lanes, peers) = (Arc::clone(&shared.lanes), shared.peers.clone());
     let before = move |control: &Control, _| {
-        control.nodes().for_each(|node| peers.learn(node.id, &node.cluster_addr));
+        control.nodes().for_each(|node| peers.learn(node.id, node.incarnation, &node.cluster_addr));
         lanes.follow(control);
     };
     let (own, lease) = (Arc::clone(&shared.own), Arc::clone(&shared.lease));
@@ -74,37 +80,34 @@ pub(crate) async fn open_groups(shared: &Arc<Shared>) {
         lease.follow(control, &own);
     };
     let replica = ControlReplica::new(Arc::clone(&shared.control), Box::new(before), Box::new(after));
-    open(shared, CONTROL, Box::new(replica), control_voters(&formation.members)).await;
-    open_shards(shared).await;
+    let voters = founding_voters(formation);
+    open(shared, CONTROL, (Box::new(replica), Standing::Voter), voters, CancellationToken::new()).await;
+    hold_shards(shared).await;
 }
 
-async fn open_shards(shared: &Arc<Shared>) {
-    let mut applied = shared.control.applied();
-    let mut opened = BTreeSet::new();
-    loop {
-        let control = shared.control.state();
-        let here = |placement: &&Placement| placement.voters.contains(&shared.own.id);
-        for placement in control.placement().iter().filter(here) {
-            if opened.insert(placement.shard) {
-                open_shard(shared, placement).await;
-            }
-        }
-        if applied.changed().await.is_err() {
-            return;
-        }
-    }
+/// Who forms the control group; nobody if this node joined later.
+fn founding_voters(formation: &Formation) -> BTreeSet<NodeId> {
+    let founders: Vec<Node> =
+        formation.members.iter().map(|node| Node { up: true, ..node_of(node) }).collect();
+    let founders = founders.iter().filter(|_| !formation.joined);
+    control_voters(founders, &BTreeSet::new())
 }
 
-async fn open_shard(shared: &Arc<Shared>, placement: &Placement) {
+/// Opens a shard; cancelling the token it returns ends the watch over it, before it is given up.
+pub(crate) async fn open_shard(shared: &Arc<Shared>, placement: &Placement) -> CancellationToken {
     let shard = placement.shard;
     let (id, engine) = (group_of(shard), || Arc::clone(&shared.engine));
     let messages = MessageStore::new(id, engine(), shared.config.raft.disk_work.clone());
     let view = Arc::new(ShardView::new(messages));
     let replica = ShardReplica::new(id, engine(), Arc::clone(&view));
-    let voters = placement.voters.iter().copied().collect();
-    let group = open(shared, id, Box::new(replica), voters).await;
+    // Who comes later is told by the leader who votes.
+    let founders = if placement.moved { &[][..] } else { &placement.voters };
+    let (founders, watching) = (founders.iter().copied().collect(), CancellationToken::new());
+    let standing =
+        if placement.voters.contains(&shared.own.id) { Standing::Voter } else { Standing::Learner };
+    let group = open(shared, id, (Box::new(replica), standing), founders, watching.clone()).await;
     shared.add_shard_view(shard, Arc::clone(&view));
-    let Some(client) = shared.shard_client(shard).cloned() else { return };
+    let Some(client) = shared.shard_client(shard).cloned() else { return watching };
     let of_leader = Arc::new((Arc::clone(shared), group, view, client));
     let keeper = Arc::clone(&of_leader);
     shared.spawn(async move {
@@ -116,16 +119,41 @@ async fn open_shard(shared: &Arc<Shared>, placement: &Placement) {
         let (shared, group, view, client) = &*publisher;
         publish_outbox(shared, group, view, client).await;
     });
+    let mover = Arc::clone(&of_leader);
+    shared.spawn(async move {
+        let (shared, group, ..) = &*mover;
+        move_shard(shared, group).await;
+    });
     shared.spawn(async move {
         let (shared, group, view, _) = &*of_leader;
         publish_shard_routes(shared, group, view).await;
     });
+    watching
+}
+
+/// As what a node opens a group.
+#[derive(Debug, Clone, Copy)]
+enum Standing {
+    /// It stands for election, if it has a vote.
+    Voter,
+    /// It does not until it is known to vote: see [`zwerm_raft::Host::open_as_learner`].
+    Learner,
 }
 
 /// Opens one group; a failure is logged and tried again: the node is not ready meanwhile. All voters
-/// initialise with the same set, which Raft takes for one formation.
-async fn open(shared: &Shared, id: GroupId, machine: Box<dyn Machine>, voters: BTreeSet<NodeId>) -> Group {
-    let group = match shared.host.open(id, machine).await {
+/// initialise with the same set, which Raft takes for one formation. It is watched until `watching` is cancelled.
+async fn open(
+    shared: &Shared,
+    id: GroupId,
+    (machine, standing): (Box<dyn Machine>, Standing),
+    voters: BTreeSet<NodeId>,
+    watching: CancellationToken,
+) -> Group {
+    let opened = match standing {
+        Standing::Voter => shared.host.open(id, machine).await,
+        Standing::Learner => shared.host.open_as_learner(id, machine).await,
+    };
+    let group = match opened {
         Ok(group) => group,
         Err(error) => {
             tracing::error!(group = %id, error = &error as &dyn std::error::Error, "a Raft group does not open; this node cannot take part");
@@ -137,7 +165,8 @@ async fn open(shared: &Shared, id: GroupId, machine: Box<dyn Machine>, voters: B
     let (mut status, broken) = (group.watch(), shared.broken.clone());
     shared.spawn(async move {
         // An error means that the group is closed, as when the node stops.
-        if status.wait_for(|status| !status.running).await.is_ok() {
+        let ended = watching.run_until_cancelled(status.wait_for(|status| !status.running)).await;
+        if ended.is_some_and(|ended| ended.is_ok()) {
             tracing::error!(group = %id, "a Raft group ended by itself; this node cannot take part any more");
             broken.cancel();
         }

@@ -359,7 +359,8 @@ mod tests {
     fn one_node() -> (Control, Own) {
         let own = Own::new(1, "n1".to_owned(), 1);
         let node = Node { id: 1, incarnation: own.incarnation(), up: true, ..Node::default() };
-        let placement = vec![zwerm_machine::records::Placement { shard: 0, voters: vec![1] }];
+        let placement =
+            vec![zwerm_machine::records::Placement { shard: 0, voters: vec![1], ..Default::default() }];
         let form = Form { cluster_id: "c".into(), nodes: vec![node], shards: 1, placement };
         let mut control = Control::new();
         apply(&mut control, Command::Form(form));

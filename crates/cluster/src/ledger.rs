@@ -163,15 +163,18 @@ impl Shared {
         self.host.group(group_of(shard)).is_some_and(|group| group.watch().borrow().running)
     }
 
-    /// Who may lead a group.
+    /// Who may lead a group: who votes, and who is to.
     pub(crate) fn members_of(&self, group: GroupId) -> Vec<NodeId> {
         let control = self.control.state();
         let Some(shard) = group.0.checked_sub(1) else {
-            let formed =
-                self.formation.get().map(|formation| formation.members.iter().map(|node| node.id).collect());
-            return formed.unwrap_or_default();
+            let founders = self.formation.get().map(|formation| formation.members.iter().map(|node| node.id));
+            // Nothing is known of the replicated state yet, or what is known is old: then the first members may help.
+            let mut nodes: Vec<NodeId> = control.nodes().map(|node| node.id).collect();
+            nodes.extend(founders.into_iter().flatten().filter(|node| control.node(*node).is_none()));
+            return nodes;
         };
-        let placement = control.placement().iter().find(|placement| placement.shard == shard);
-        placement.map(|placement| placement.voters.clone()).unwrap_or_default()
+        let Some(placement) = control.placement_of(shard) else { return Vec::new() };
+        let coming = placement.next.iter().filter(|node| !placement.voters.contains(node));
+        placement.voters.iter().chain(coming).copied().collect()
     }
 }

@@ -6,7 +6,7 @@
 //! only while a quorum confirms that it still leads, and no lease outlasts that by more than its length.
 //! Why that is enough is in `lease.rs`. Start at [`oversee`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -25,8 +25,9 @@ use crate::{LeaseConfig, NodeId, ledger};
 /// How old the confirmation of leadership may be that a grant rests on.
 const CONFIRMED_WITHIN: Duration = Duration::from_millis(800);
 const CONFIRM_TIMEOUT: Duration = Duration::from_millis(600);
-/// Most nodes with a vote in the control group.
-const CONTROL_VOTERS: usize = 5;
+/// How far behind what this node has applied of the control group another one may be that is declared up: from then on
+/// everybody's SUBSCRIBE waits for it.
+const NEARLY_APPLIED: u64 = 256;
 
 #[derive(Debug, Clone, Copy)]
 struct Seen {
@@ -150,7 +151,6 @@ async fn lead(shared: &Shared, control: &Group) {
         form(shared).await;
     }
     declare_down(shared, since).await;
-    add_learners(shared, control).await;
 }
 
 /// The first command of a cluster: its members and the placement of its shards.
@@ -162,7 +162,7 @@ async fn form(shared: &Shared) {
         // Up until found silent: down would mean that these incarnations are dead for ever.
         nodes: formation.members.iter().map(|member| Node { up: true, ..node_of(member) }).collect(),
         shards: formation.shards,
-        placement: place(&members, formation.shards),
+        placement: place(&members, formation.shards, &[]),
     };
     propose(shared, Command::Form(form)).await;
 }
@@ -177,29 +177,7 @@ async fn declare_down(shared: &Shared, leading_since: Instant) {
     }
 }
 
-/// Nodes beyond the voters take part in the control group without a vote.
-async fn add_learners(shared: &Shared, control: &Group) {
-    let missing: BTreeSet<NodeId> = {
-        let status = control.watch();
-        let status = status.borrow();
-        let control = shared.control.state();
-        let is_member = |id: &NodeId| status.voters.contains(id) || status.learners.contains(id);
-        control.nodes().map(|node| node.id).filter(|id| !is_member(id)).collect()
-    };
-    for node in missing {
-        if let Err(error) = control.add_learner(node).await {
-            tracing::debug!(node = format_args!("{node:016x}"), %error, "a node could not join the control group yet");
-        }
-    }
-}
-
-/// The voters of the control group of a new cluster.
-pub(crate) fn control_voters(members: &[Introduction]) -> BTreeSet<NodeId> {
-    let all: BTreeSet<NodeId> = members.iter().map(|member| member.id).collect();
-    all.into_iter().take(CONTROL_VOTERS).collect()
-}
-
-fn node_of(introduction: &Introduction) -> Node {
+pub(crate) fn node_of(introduction: &Introduction) -> Node {
     Node {
         id: introduction.id,
         incarnation: introduction.incarnation,
@@ -209,10 +187,12 @@ fn node_of(introduction: &Introduction) -> Node {
         http_addr: introduction.http_addr.clone(),
         up: false,
         since_ms: 0,
+        leaving: false,
     }
 }
 
-async fn propose(shared: &Shared, command: Command) {
+/// Proposes as the leader of the control group. Whether it was taken is seen in the state.
+pub(crate) async fn propose(shared: &Shared, command: Command) {
     let command = ControlCommand { command: Some(command), at_ms: 0 };
     let request = ledger::control_request(&command, false);
     if let Err(error) = shared.propose_here(request).await {
@@ -228,12 +208,17 @@ impl Shared {
         if !self.host.group(CONTROL)?.is_leader() {
             return None;
         }
-        let known = self.control.state().node(id).cloned();
-        let fresh = Node { up: true, ..node_of(&introduction) };
-        let is_current = known.as_ref().is_some_and(|node| Node { since_ms: 0, ..node.clone() } == fresh);
+        // Who is no member, or is taken for dead for ever, has nothing to report.
+        let control = self.control.state();
+        let known = control.node(id).filter(|_| !control.is_given_up(id)).cloned()?;
+        let fresh = Node { up: true, leaving: known.leaving, ..node_of(&introduction) };
+        let is_current = Node { since_ms: 0, ..known.clone() } == fresh;
         if !is_current {
             // An incarnation that was declared down stays down: the node will rise as a newer one.
-            if known.is_some_and(|node| node.incarnation == incarnation && !node.up) {
+            if known.incarnation == incarnation && !known.up {
+                return None;
+            }
+            if beat.applied + NEARLY_APPLIED < *self.control.applied().borrow() {
                 return None;
             }
             propose(self, Command::NodeUp(NodeUp { node: Some(fresh) })).await;
@@ -301,7 +286,7 @@ mod tests {
     /// The control group's state with node 1 up in incarnation 1.
     fn control() -> Control {
         let node = Node { id: 1, incarnation: 1, up: true, ..Node::default() };
-        let placement = place(&[1], 1);
+        let placement = place(&[1], 1, &[]);
         let form = Form { cluster_id: "c".into(), nodes: vec![node], shards: 1, placement };
         let mut control = Control::new();
         control.apply(&ControlCommand { command: Some(Command::Form(form)), at_ms: 1 });

@@ -11,6 +11,7 @@ use arc_swap::{ArcSwap, Guard};
 use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use zwerm_machine::records::{
     ControlCommand, ControlReply, Ignored, Refusal, ShardBatch, ShardReplies, control_reply,
 };
@@ -143,6 +144,7 @@ pub struct ShardView {
     messages: Arc<MessageStore>,
     interests: Arc<Interests>,
     applied: watch::Sender<u64>,
+    retired: CancellationToken,
 }
 
 impl ShardView {
@@ -152,7 +154,19 @@ impl ShardView {
             messages: Arc::new(messages),
             interests: Arc::default(),
             applied: watch::Sender::new(0),
+            retired: CancellationToken::new(),
         }
+    }
+
+    /// This node gives the shard up: whoever reads here is told to read elsewhere.
+    pub(crate) fn retire(&self) {
+        self.retired.cancel();
+        self.interests.wake_all();
+    }
+
+    /// Cancelled when this node gives the shard up.
+    pub(crate) fn retired(&self) -> &CancellationToken {
+        &self.retired
     }
 
     /// The messages that the state names; some that it names may be gone by now.

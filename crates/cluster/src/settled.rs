@@ -93,7 +93,7 @@ mod tests {
 
     /// A formed control group with two shards.
     fn control() -> Control {
-        let placement = |shard| records::Placement { shard, voters: vec![1] };
+        let placement = |shard| records::Placement { shard, voters: vec![1], ..Default::default() };
         let nodes = vec![records::Node { id: 1, incarnation: 1, ..records::Node::default() }];
         let form =
             Form { cluster_id: "c".into(), nodes, shards: 2, placement: (0..2).map(placement).collect() };

@@ -232,7 +232,7 @@ mod tests {
         &[("$share/g/a", 3, 1), ("again", 1, 6), ("gone", 0, 0), ("new", 1, 5)];
 
     fn with_table(published: &[(&str, u32, u64)]) -> Control {
-        let placement = vec![records::Placement { shard: 0, voters: vec![1] }];
+        let placement = vec![records::Placement { shard: 0, voters: vec![1], ..Default::default() }];
         let nodes = vec![records::Node { id: 1, incarnation: 1, ..records::Node::default() }];
         let form = records::Form { cluster_id: "c".into(), nodes, shards: 1, placement };
         let set = changes(&Routes::new(), &routes(published));

@@ -5,7 +5,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use zwerm_machine::records::Node;
+use zwerm_machine::records::{Node, Placement};
 use zwerm_raft::GroupStatus;
 
 use crate::NodeId;
@@ -44,6 +44,12 @@ pub struct ClusterStatus {
     pub groups: Vec<GroupStatus>,
     /// Shards of the cluster.
     pub shards: u32,
+    /// A peer belongs to another cluster: why that is wrong, for people.
+    pub foreign: Option<String>,
+    /// Shards that are moving to other nodes.
+    pub moving: Vec<u32>,
+    /// Shards that this node is to hold and has no vote in yet.
+    pub coming: Vec<u32>,
     /// Routes of all nodes: pairs of node and filter.
     pub routes: usize,
     /// Retained messages in the shards that this node leads.
@@ -74,9 +80,15 @@ impl ClusterStatus {
             reasons.push(
                 "this node holds no lease: it does not reach the leader of the control group".to_owned(),
             );
+            reasons.extend(self.foreign.clone());
         }
-        let leaderless =
-            self.groups.iter().filter(|group| group.id != CONTROL && group.leader.is_none()).count();
+        if self.nodes.iter().any(|node| node.id == self.id && node.leaving) {
+            reasons.push("this node is leaving the cluster".to_owned());
+        }
+        let is_coming = |group: &GroupStatus| self.coming.iter().any(|shard| group_of(*shard) == group.id);
+        let is_leaderless =
+            |group: &&GroupStatus| group.id != CONTROL && group.leader.is_none() && !is_coming(group);
+        let leaderless = self.groups.iter().filter(is_leaderless).count();
         if leaderless > 0 {
             reasons.push(format!("{leaderless} of the shards held here have no leader"));
         }
@@ -94,6 +106,9 @@ impl Shared {
         let led_states: Vec<_> =
             views.iter().filter(|(shard, _)| led(shard)).map(|(_, view)| view.state()).collect();
         let counters = self.lanes.counters();
+        let moving: Vec<_> =
+            control.placement().iter().filter(|placement| !placement.next.is_empty()).collect();
+        let is_coming = |placement: &&&Placement| !placement.voters.contains(&self.own.id);
         ClusterStatus {
             formed: self.formed_status(),
             id: self.own.id,
@@ -102,6 +117,9 @@ impl Shared {
             nodes: control.nodes().cloned().collect(),
             groups: self.group_statuses(),
             shards: control.shards(),
+            foreign: self.foreign.lock().clone(),
+            coming: moving.iter().filter(is_coming).map(|placement| placement.shard).collect(),
+            moving: moving.iter().map(|placement| placement.shard).collect(),
             routes: control.routes().len(),
             retained_led: led_states.iter().map(|state| state.retained_count()).sum(),
             clients_led: led_states.iter().map(|state| state.clients()).sum(),

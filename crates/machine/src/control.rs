@@ -1,11 +1,12 @@
 //! The control group's state: cluster, nodes, placement, routes. Knows no clients and no messages.
 //!
-//! Start at [`Control::apply`]; its bytes are in `control_snapshot.rs`.
+//! Start at [`Control::apply`]; who belongs to the cluster and who holds what is in `membership.rs`, its bytes are in
+//! `control_snapshot.rs`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use imbl::OrdMap;
+use imbl::{OrdMap, Vector};
 use zwerm_routing::{Destination, Interest, RouteTable};
 use zwerm_wire::TopicFilter;
 
@@ -23,13 +24,15 @@ pub struct Control {
     /// `None` until formed.
     pub(crate) cluster: Option<Arc<Cluster>>,
     pub(crate) nodes: OrdMap<u64, Arc<Member>>,
+    /// Nodes that were removed, in that order.
+    pub(crate) removed: Vector<u64>,
     pub(crate) routes: RouteTable,
     /// By shard; one that never published is not here.
     pub(crate) published: OrdMap<u32, Published>,
 }
 
-/// What is fixed when the cluster is formed.
-#[derive(Debug)]
+/// What the cluster was formed as, and who holds what.
+#[derive(Debug, Clone)]
 pub(crate) struct Cluster {
     pub(crate) id: String,
     /// By shard, one for each.
@@ -44,6 +47,14 @@ pub(crate) struct Member {
     pub(crate) routes_version: u64,
     /// The current incarnation is dead: only a newer one brings the node back.
     pub(crate) lost: bool,
+    /// No incarnation brings the node back.
+    pub(crate) removing: bool,
+}
+
+impl Member {
+    pub(crate) fn new(node: Node) -> Self {
+        Self { node, routes_version: 0, lost: false, removing: false }
+    }
 }
 
 /// How far a shard's routes have come.
@@ -79,6 +90,11 @@ impl Control {
             Some(Command::NodeDown(down)) => self.node_down(down, command.at_ms),
             Some(Command::Routes(routes)) => self.set_routes(routes),
             Some(Command::ShardRoutes(routes)) => self.set_shard_routes(routes),
+            Some(Command::Join(join)) => self.join(join, command.at_ms),
+            Some(Command::Leave(leave)) => self.leave(leave),
+            Some(Command::Removed(removed)) => self.remove(removed),
+            Some(Command::Move(to)) => self.begin_move(to),
+            Some(Command::Moved(moved)) => self.end_move(moved),
         };
         let reply = match outcome {
             Ok(()) => Reply::Applied(Applied {}),
@@ -97,7 +113,7 @@ impl Control {
         self.cluster = Some(Arc::new(Cluster { id: form.cluster_id.clone(), placement }));
         for node in &form.nodes {
             let node = Node { since_ms: now_ms, ..node.clone() };
-            self.nodes.insert(node.id, Arc::new(Member { node, routes_version: 0, lost: false }));
+            self.nodes.insert(node.id, Arc::new(Member::new(node)));
         }
         Ok(())
     }
@@ -105,29 +121,29 @@ impl Control {
     fn node_up(&mut self, up: &NodeUp, now_ms: u64) -> Result<(), Refusal> {
         let node = up.node.as_ref().ok_or(Refusal::Invalid)?;
         check_node(node)?;
-        let known = self.nodes.get(&node.id);
-        if known.is_none() && self.nodes.len() >= MAX_NODES {
-            return Err(Refusal::Limit);
+        let known = self.nodes.get(&node.id).ok_or_else(|| self.no_member(node.id))?;
+        if known.removing {
+            return Err(Refusal::Removed);
         }
-        let mut member = Member { node: node.clone(), routes_version: 0, lost: false };
+        if node.name != known.node.name && self.named(&node.name).is_some() {
+            return Err(Refusal::NameTaken);
+        }
+        let mut member = Member::new(Node { leaving: known.node.leaving, ..node.clone() });
         member.node.up = true;
         member.node.since_ms = now_ms;
-        match known {
-            Some(known) if known.node.incarnation > node.incarnation => {
+        if known.node.incarnation > node.incarnation {
+            return Err(Refusal::StaleIncarnation);
+        }
+        if known.node.incarnation == node.incarnation {
+            if known.lost {
                 return Err(Refusal::StaleIncarnation);
             }
-            Some(known) if known.node.incarnation == node.incarnation => {
-                if known.lost {
-                    return Err(Refusal::StaleIncarnation);
-                }
-                member.routes_version = known.routes_version;
-                if known.node.up {
-                    member.node.since_ms = known.node.since_ms;
-                }
+            member.routes_version = known.routes_version;
+            if known.node.up {
+                member.node.since_ms = known.node.since_ms;
             }
-            _ => {
-                self.routes.remove(Destination::Node(node.id));
-            }
+        } else {
+            self.routes.remove(Destination::Node(node.id));
         }
         self.nodes.insert(node.id, Arc::new(member));
         Ok(())
@@ -214,7 +230,7 @@ impl Control {
         self.cluster.as_ref().map_or(&[], |cluster| &cluster.placement)
     }
 
-    /// Every node ever seen, by id.
+    /// Every member, by id.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.nodes.values().map(|member| &member.node)
     }
@@ -280,16 +296,24 @@ fn check_form(form: &Form) -> Result<(), Refusal> {
         && ids.len() == form.nodes.len()
         && form.shards > 0
         && each_shard_once
-        && form.placement.iter().all(|placement| check_voters(&placement.voters, &ids));
+        && form
+            .placement
+            .iter()
+            .all(|placement| check_voters(&placement.voters, &ids) && is_founding(placement));
     if valid { Ok(()) } else { Err(Refusal::Invalid) }
 }
 
-fn check_voters(voters: &[u64], nodes: &BTreeSet<u64>) -> bool {
+/// Nothing has happened to it yet.
+fn is_founding(placement: &Placement) -> bool {
+    placement.next.is_empty() && placement.version == 0 && !placement.moved
+}
+
+pub(crate) fn check_voters(voters: &[u64], nodes: &BTreeSet<u64>) -> bool {
     let distinct: BTreeSet<u64> = voters.iter().copied().collect();
     !voters.is_empty() && distinct.len() == voters.len() && distinct.is_subset(nodes)
 }
 
-fn check_node(node: &Node) -> Result<(), Refusal> {
+pub(crate) fn check_node(node: &Node) -> Result<(), Refusal> {
     let texts = [&node.name, &node.cluster_addr, &node.mqtt_addr, &node.http_addr];
     if texts.into_iter().any(|text| text.len() > MAX_TEXT) { Err(Refusal::Limit) } else { Ok(()) }
 }

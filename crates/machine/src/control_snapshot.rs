@@ -9,7 +9,8 @@ use zwerm_wire::TopicFilter;
 use crate::control::{Cluster, Control, Member, Published, interest_of, shard_interest_of};
 use crate::records::control_record::Record;
 use crate::records::{
-    ControlHead, ControlRecord, NodeRecord, PublishedRecord, Route, RouteRecord, ShardRoute, ShardRouteRecord,
+    ControlHead, ControlRecord, NodeRecord, PublishedRecord, RemovedRecord, Route, RouteRecord, ShardRoute,
+    ShardRouteRecord,
 };
 use crate::snapshot::{self, Kind, SnapshotError, Writer};
 
@@ -29,8 +30,11 @@ impl Control {
             generation: self.routes.generation(),
         }));
         for member in self.nodes.values() {
-            let Member { node, routes_version, lost } = Member::clone(member);
-            push(Record::Node(NodeRecord { node: Some(node), routes_version, lost }));
+            let Member { node, routes_version, lost, removing } = Member::clone(member);
+            push(Record::Node(NodeRecord { node: Some(node), routes_version, lost, removing }));
+        }
+        for &id in &self.removed {
+            push(Record::Removed(RemovedRecord { id }));
         }
         for (&shard, &Published { commands, version, begun }) in &self.published {
             push(Record::Published(PublishedRecord { shard, commands, version, begun }));
@@ -58,10 +62,11 @@ impl Control {
                     let cluster = Cluster { id: head.cluster_id, placement: head.placement };
                     control.cluster = (!cluster.id.is_empty()).then(|| Arc::new(cluster));
                 }
-                Some(Record::Node(NodeRecord { node, routes_version, lost })) => {
+                Some(Record::Node(NodeRecord { node, routes_version, lost, removing })) => {
                     let node = node.ok_or(SnapshotError::Damaged("a node record without a node"))?;
-                    control.nodes.insert(node.id, Arc::new(Member { node, routes_version, lost }));
+                    control.nodes.insert(node.id, Arc::new(Member { node, routes_version, lost, removing }));
                 }
+                Some(Record::Removed(RemovedRecord { id })) => control.removed.push_back(id),
                 Some(Record::Published(PublishedRecord { shard, commands, version, begun })) => {
                     control.published.insert(shard, Published { commands, version, begun });
                 }

@@ -6,6 +6,10 @@
 /// Nodes of a cluster, dead ones included.
 pub const MAX_NODES: usize = 4096;
 
+/// Removed nodes that are remembered; the oldest is forgotten for a new one. A node that is forgotten cannot come back
+/// either, for only an empty one joins and that has a new id: this only bars a repeated request to join.
+pub const MAX_REMOVED: usize = 1024;
+
 /// Shards of a cluster.
 pub const MAX_SHARDS: u32 = 4096;
 

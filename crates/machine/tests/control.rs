@@ -57,7 +57,8 @@ fn a_cluster_is_formed_once_and_before_anything_else() {
 
 #[test]
 fn an_impossible_cluster_is_refused() {
-    let placement = |shard, voters: &[u64]| Placement { shard, voters: voters.to_vec() };
+    let placement =
+        |shard, voters: &[u64]| Placement { shard, voters: voters.to_vec(), ..Placement::default() };
     for (what, bad, reason) in [
         ("no id", Form { cluster_id: String::new(), ..form() }, Refusal::Invalid),
         ("long id", Form { cluster_id: "x".repeat(MAX_TEXT + 1), ..form() }, Refusal::Limit),
@@ -121,8 +122,8 @@ fn a_node_may_tell_its_addresses_again_and_keeps_its_routes() {
     assert_eq!(control.node(1).map(|node| node.mqtt_addr.as_str()), Some("elsewhere:1883"));
     assert_eq!(wanted_by(&control, "a"), [(Destination::Node(1), 1)]);
     assert_eq!(control.routes_version(1), 1);
-    assert_eq!(apply(&mut control, up(4, 7)), Ok(()), "a node that was no founder");
-    assert_eq!(control.nodes().count(), 4);
+    assert_eq!(apply(&mut control, up(4, 7)), Err(Refusal::UnknownNode), "it did not join");
+    assert_eq!(control.nodes().count(), 3);
     assert_eq!(apply(&mut control, Command::NodeUp(NodeUp { node: None })), Err(Refusal::Invalid));
     let long = Node { name: "x".repeat(MAX_TEXT + 1), ..node(5, 1) };
     assert_eq!(apply(&mut control, Command::NodeUp(NodeUp { node: Some(long) })), Err(Refusal::Limit));

@@ -67,6 +67,11 @@ fn the_bytes_of_every_control_command_are_frozen() {
         ("routes", Controls::Routes(plain)),
         ("routes_qos0", Controls::Routes(only_qos0(routes(1, 8, false, &[("a", 1)])))),
         ("shard_routes", Controls::ShardRoutes(shard_routes(5, 6, 7, true, SHARD_ROUTES))),
+        ("join", Controls::Join(Join { node: Some(node(4, 2)) })),
+        ("leave", Controls::Leave(Leave { id: 4, dead: true })),
+        ("removed", Controls::Removed(Removed { id: 4 })),
+        ("move", Controls::Move(Move { shard: 1, base: 2, next: vec![4, 1, 2] })),
+        ("moved", Controls::Moved(Moved { shard: 1, base: 3 })),
     ] {
         let command = control_command(NOW, command);
         let bytes = command.encode_to_vec();
@@ -265,6 +270,31 @@ fn the_bytes_of_a_control_snapshot_with_shards_are_frozen_and_give_the_state_bac
     assert_eq!(back.encode_snapshot(), bytes);
     assert_eq!((back.published(0), back.published(1)), (control.published(0), control.published(1)));
     assert!(back.routes().destinations().eq(control.routes().destinations()));
+}
+
+#[test]
+fn the_bytes_of_a_control_snapshot_with_members_that_come_and_go_are_frozen_and_give_the_state_back() {
+    let mut control = control();
+    for command in [
+        Controls::Join(Join { node: Some(node(7, 1)) }),
+        Controls::Leave(Leave { id: 7, dead: true }),
+        Controls::Removed(Removed { id: 7 }),
+        Controls::Join(Join { node: Some(node(8, 1)) }),
+        Controls::Join(Join { node: Some(Node { name: "node-8".into(), ..node(9, 1) }) }),
+        Controls::Leave(Leave { id: 2, dead: false }),
+        Controls::Move(Move { shard: 0, base: 0, next: vec![1, 2] }),
+        Controls::Moved(Moved { shard: 0, base: 1 }),
+        Controls::Move(Move { shard: 1, base: 0, next: vec![9, 1] }),
+    ] {
+        apply(&mut control, command).unwrap();
+    }
+    let bytes = control.encode_snapshot();
+    insta::assert_snapshot!("control_snapshot_members", hex(&bytes));
+    let back = Control::decode_snapshot(&bytes).unwrap();
+    assert_eq!(back.encode_snapshot(), bytes);
+    assert!(back.is_removed(7) && back.is_given_up(8) && back.node(2).unwrap().leaving);
+    assert_eq!(back.placement(), control.placement());
+    assert_eq!(back.placement()[1].next, [9, 1]);
 }
 
 #[test]

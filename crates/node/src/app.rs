@@ -87,9 +87,22 @@ impl App {
         let view = Arc::new(view);
         let server = Server::start(http, Arc::clone(&view) as Arc<dyn NodeView>, last.clone())?;
         let told = tell(&config, &broker, view, gateway.counters(), &shutdown);
+        let mut left = false;
         if let Some(cluster_id) = shutdown.run_until_cancelled(cluster.cluster_id()).await {
             identity.set_cluster_id(&cluster_id)?;
-            if shutdown.run_until_cancelled(cluster.failed()).await.is_some() {
+            let ended = async {
+                tokio::select! {
+                    () = cluster.failed() => Ended::Failed,
+                    () = cluster.left() => Ended::Left,
+                }
+            };
+            let ended = shutdown.run_until_cancelled(ended).await;
+            if ended == Some(Ended::Left) {
+                // Its clients go as at any other end, and to other nodes.
+                shutdown.cancel();
+                left = true;
+            }
+            if ended == Some(Ended::Failed) {
                 // Nothing that this node could still say to its clients would be kept: they go to others.
                 anyhow::bail!(
                     "the database in {} cannot be written (the log says why); this node ends, start it again when its disk is well",
@@ -107,8 +120,21 @@ impl App {
         cluster.stop().await;
         last.cancel();
         server.stopped().await?;
+        if left {
+            identity.set_left()?;
+            tracing::info!("this node has left its cluster; started again it joins as a new, empty one");
+        }
         Ok(())
     }
+}
+
+/// Why a node ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    /// Its disk refused what it had to keep.
+    Failed,
+    /// It holds nothing any more and belongs to no cluster.
+    Left,
 }
 
 /// Tells `$SYS` topics, unless there are none.

@@ -91,6 +91,9 @@ struct Record {
     incarnation: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cluster_id: Option<String>,
+    /// The node has left its cluster: the next start is that of a new, empty one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    left: bool,
 }
 
 /// Only the format; read first, because a newer file may have more keys.
@@ -126,6 +129,11 @@ pub fn open_or_create(dir: &Path, name: &str) -> Result<Identity, IdentityError>
     fs::create_dir_all(dir).map_err(failed("create", dir))?;
     let lock = lock(dir)?;
     let mut record = match read(dir)? {
+        Some(record) if record.left => {
+            tracing::info!(dir = %dir.display(), "the node that was here has left its cluster: this is a new one, and empty");
+            remove_database(dir)?;
+            new_record(dir, name)?
+        }
         Some(record) => record,
         None => new_record(dir, name)?,
     };
@@ -172,16 +180,30 @@ impl Identity {
             }
             None => {}
         }
-        let record = Record {
+        let record = Record { cluster_id: Some(cluster_id.to_owned()), ..self.record() };
+        write(&self.dir, &record)?;
+        self.cluster_id = record.cluster_id;
+        Ok(())
+    }
+
+    /// Remembers that this node has left its cluster, where nothing of it is missed: the next start begins with another
+    /// id and without data.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn set_left(&self) -> Result<(), IdentityError> {
+        write(&self.dir, &Record { left: true, ..self.record() })
+    }
+
+    fn record(&self) -> Record {
+        Record {
             format: FORMAT,
             id: format!("{:016x}", self.id),
             name: self.name.clone(),
             incarnation: self.incarnation,
-            cluster_id: Some(cluster_id.to_owned()),
-        };
-        write(&self.dir, &record)?;
-        self.cluster_id = record.cluster_id;
-        Ok(())
+            cluster_id: self.cluster_id.clone(),
+            left: false,
+        }
     }
 }
 
@@ -285,7 +307,17 @@ fn new_record(dir: &Path, name: &str) -> Result<Record, IdentityError> {
         name: name.to_owned(),
         incarnation: 0,
         cluster_id: None,
+        left: false,
     })
+}
+
+/// Before the identity is: a start that is cut short in between does it again.
+fn remove_database(dir: &Path) -> Result<(), IdentityError> {
+    let path = dir.join(DATABASE);
+    match fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("delete", &path)(error)),
+        _ => Ok(()),
+    }
 }
 
 fn record_id(dir: &Path, record: &Record) -> Result<u64, IdentityError> {
@@ -353,6 +385,24 @@ mod tests {
         let error = node.set_cluster_id("c2").unwrap_err();
         assert!(error.to_string().starts_with("this node belongs to cluster c1, not to c2"), "{error}");
         assert_eq!(node.cluster_id(), Some("c1"));
+    }
+
+    #[test]
+    fn a_node_that_left_is_another_one_at_its_next_start_and_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut node = open_or_create(dir.path(), "node-1").unwrap();
+        node.set_cluster_id("c1").unwrap();
+        fs::create_dir(node.database()).unwrap();
+        fs::write(node.database().join("data"), "old").unwrap();
+        node.set_left().unwrap();
+        let id = node.id;
+        drop(node);
+        let node = open_or_create(dir.path(), "node-1").unwrap();
+        assert_ne!(node.id, id);
+        assert_eq!((node.cluster_id(), node.incarnation, node.database().exists()), (None, 1, false));
+        let id = node.id;
+        drop(node);
+        assert_eq!(open_or_create(dir.path(), "node-1").unwrap().id, id, "and stays what it is now");
     }
 
     #[test]

@@ -126,6 +126,12 @@ impl Group {
         }
     }
 
+    /// From now on this node stands for election when the leader is silent; for a group that was opened
+    /// [as learner](crate::Host::open_as_learner). Its log must have the entry by which it votes now.
+    pub fn stand_for_election(&self) {
+        self.inner.raft.runtime_config().elect(true);
+    }
+
     /// Who leads, as far as this node knows.
     pub fn leader(&self) -> Option<NodeId> {
         self.inner.raft.metrics().borrow_watched().current_leader
@@ -172,7 +178,8 @@ impl Group {
     }
 
     /// Makes exactly these nodes voters (each must be a member already) by joint consensus; voters that leave
-    /// the set become learners if `keep_removed`, else leave the group.
+    /// the set become learners if `keep_removed`, else leave the group. Returns the index of the last entry that it
+    /// took: who has that one knows the new voters.
     ///
     /// # Errors
     /// See [`MembersError`].
@@ -180,10 +187,10 @@ impl Group {
         &self,
         voters: BTreeSet<NodeId>,
         keep_removed: bool,
-    ) -> Result<(), MembersError> {
+    ) -> Result<u64, MembersError> {
         let change = self.inner.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), keep_removed);
         let changed = self.limited(change).await?;
-        changed.map(drop).map_err(|error| self.members_error(error))
+        changed.map(|done| done.log_id.index).map_err(|error| self.members_error(error))
     }
 
     /// Removes members without a vote.

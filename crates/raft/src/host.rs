@@ -1,6 +1,7 @@
 //! [`Host`]: all Raft groups of this node.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -14,6 +15,7 @@ use zwerm_store::{Engine, StoreError};
 
 use crate::consensus::Raft;
 use crate::disk::Disk;
+use crate::erase::erase;
 use crate::log::store::LogStore;
 use crate::log::writer::Writer;
 use crate::peer::Peers;
@@ -53,6 +55,17 @@ struct Groups {
 struct Open {
     group: Group,
     reporter: JoinHandle<()>,
+    snapshots: Arc<SnapshotStore>,
+}
+
+impl Open {
+    /// Returns when the tasks of the group have ended.
+    async fn close(self) {
+        self.group.shutdown().await;
+        if self.reporter.await.is_err() {
+            tracing::error!(group = self.group.id().0, "the group's reporter panicked");
+        }
+    }
 }
 
 impl std::fmt::Debug for Host {
@@ -109,8 +122,28 @@ impl Host {
     /// # Errors
     /// [`HostError::Group`] if it is open already or its state cannot be restored.
     pub async fn open(&self, id: GroupId, machine: Box<dyn Machine>) -> Result<Group, HostError> {
+        self.open_with(id, machine, Arc::clone(&self.inner.openraft)).await
+    }
+
+    /// The same for a node that is given the group, perhaps not for the first time: it does not stand for election
+    /// until it [may](Group::stand_for_election). While it is sent the log from the beginning it believes the members
+    /// of each entry that says some: it may once have been the only voter, and would elect itself.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_as_learner(&self, id: GroupId, machine: Box<dyn Machine>) -> Result<Group, HostError> {
+        let passive = openraft::Config { enable_elect: false, ..self.inner.openraft.as_ref().clone() };
+        self.open_with(id, machine, Arc::new(passive)).await
+    }
+
+    async fn open_with(
+        &self,
+        id: GroupId,
+        machine: Box<dyn Machine>,
+        openraft: Arc<openraft::Config>,
+    ) -> Result<Group, HostError> {
         self.reserve(id)?;
-        let opened = self.restore(id, machine).await;
+        let opened = self.restore(id, machine, openraft).await;
         let mut groups = self.inner.groups.write();
         groups.opening.remove(&id);
         let open = opened?;
@@ -131,25 +164,32 @@ impl Host {
         Ok(())
     }
 
-    async fn restore(&self, id: GroupId, machine: Box<dyn Machine>) -> Result<Open, HostError> {
-        let Inner { node, config, openraft, disk, network, .. } = self.inner.as_ref();
+    async fn restore(
+        &self,
+        id: GroupId,
+        machine: Box<dyn Machine>,
+        openraft: Arc<openraft::Config>,
+    ) -> Result<Open, HostError> {
+        let Inner { node, config, disk, network, .. } = self.inner.as_ref();
         let (log, snapshots) = self.read_disk(id).await?;
         let records = machine.records();
         let outgoing =
             records.as_ref().map(|records| Outgoing { disk: disk.clone(), keys: records.keys.clone() });
         let incoming = records.map(|records| Incoming::new(disk.clone(), records));
         let unsnapshotted = Arc::new(AtomicU64::new(0));
-        let replica = Replica::new(machine, disk.clone(), Arc::new(snapshots), Arc::clone(&unsnapshotted));
+        let snapshots = Arc::new(snapshots);
+        let replica = Replica::new(machine, disk.clone(), Arc::clone(&snapshots), Arc::clone(&unsnapshotted));
         let (network, peers_config) = (Arc::clone(network), Arc::clone(config));
         let peers = Peers { node: *node, group: id, network, config: peers_config, records: outgoing };
-        let raft = Raft::new(*node, Arc::clone(openraft), peers, log, replica)
+        let raft = Raft::new(*node, openraft, peers, log, replica)
             .await
             .map_err(|error| HostError::Group(id.0, error.to_string()))?;
         let (sender, status) = watch::channel(status::of(id, &raft.metrics().borrow_watched()));
         let reporter = Reporter { id, raft: raft.clone(), status: sender, unsnapshotted };
         let reporter = tokio::spawn(reporter.run(config.snapshot_after_bytes));
         let server = Server::new(raft.clone(), config.snapshot_chunk_timeout, incoming);
-        Ok(Open { group: Group::new(id, *node, raft, status, (config.propose_timeout, server)), reporter })
+        let group = Group::new(id, *node, raft, status, (config.propose_timeout, server));
+        Ok(Open { group, reporter, snapshots })
     }
 
     async fn read_disk(&self, id: GroupId) -> Result<(LogStore, SnapshotStore), HostError> {
@@ -190,6 +230,43 @@ impl Host {
         self.inner.writer.stats()
     }
 
+    /// Ends an open group on this node, which takes no part in it any more. What it has on the disk stays.
+    pub async fn close(&self, id: GroupId) {
+        let open = self.inner.groups.write().open.remove(&id);
+        let Some(open) = open else { return };
+        let snapshots = Arc::clone(&open.snapshots);
+        open.close().await;
+        // What is being built meanwhile must not come to the disk later, when that is another's.
+        let closed = self.inner.disk.run(move |_| {
+            snapshots.close();
+            Ok(())
+        });
+        if let Err(error) = closed.await {
+            tracing::error!(group = id.0, %error, "the snapshots of a group could not be closed");
+        }
+    }
+
+    /// Deletes, durably, all that a group which is not open has on the disk, with the records of its machine. If it
+    /// was interrupted it must be done again before the group is opened.
+    ///
+    /// # Errors
+    /// [`HostError::Group`] if the group is open, [`HostError::Store`] when the disk fails.
+    pub async fn erase(&self, id: GroupId, records: Range<Vec<u8>>) -> Result<(), HostError> {
+        self.reserve(id)?;
+        let erased = async {
+            let forgotten = self.inner.writer.forget(id.0).await;
+            forgotten.map_err(|source| StoreError::Io { action: "forget a group", source })?;
+            self.inner.disk.run(move |engine| erase(engine, id.0, &records)).await
+        };
+        let erased = erased.await;
+        let mut groups = self.inner.groups.write();
+        groups.opening.remove(&id);
+        if erased.is_ok() {
+            groups.known.remove(&id);
+        }
+        Ok(erased?)
+    }
+
     /// Closes all groups and the log writer; returns when their tasks and thread have ended. A group that is
     /// being opened meanwhile is not closed: end that first.
     pub async fn shutdown(&self) {
@@ -198,12 +275,7 @@ impl Host {
             groups.closed = true;
             std::mem::take(&mut groups.open)
         };
-        futures::future::join_all(open.values().map(|open| open.group.shutdown())).await;
-        for (id, Open { reporter, .. }) in open {
-            if reporter.await.is_err() {
-                tracing::error!(group = id.0, "the group's reporter panicked");
-            }
-        }
+        futures::future::join_all(open.into_values().map(Open::close)).await;
         self.inner.writer.stop().await;
     }
 }

@@ -10,6 +10,7 @@
 mod config;
 mod consensus;
 mod disk;
+mod erase;
 mod error;
 mod group;
 mod host;

@@ -3,6 +3,7 @@
 //! snapshot and some chunks that nobody names, which the next opening removes. Blocking.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -23,6 +24,8 @@ pub(crate) struct SnapshotStore {
     engine: Arc<dyn Engine>,
     /// Held while a snapshot is written: building and installing may meet.
     current: Mutex<Option<Current>>,
+    /// The group is closed: a snapshot that is still being built comes too late.
+    closed: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -38,7 +41,7 @@ impl SnapshotStore {
     pub(crate) fn open(group: u32, engine: Arc<dyn Engine>) -> Result<Self, StoreError> {
         let current = engine.get(&RaftSnapshot::key(group))?.map(parse).transpose()?;
         let keep = current.as_ref().map(|current| current.number);
-        let store = Self { group, engine, current: Mutex::new(current) };
+        let store = Self { group, engine, current: Mutex::new(current), closed: AtomicBool::new(false) };
         store.remove_chunks(|number| Some(number) != keep)?;
         Ok(store)
     }
@@ -69,7 +72,9 @@ impl SnapshotStore {
     /// Makes a snapshot the current one, durably, unless the present one covers as much or more.
     pub(crate) fn save(&self, meta: &SnapshotMeta, data: Bytes) -> Result<(), StoreError> {
         let mut current = self.current.lock();
-        if current.as_ref().is_some_and(|current| current.meta.last_log_id >= meta.last_log_id) {
+        if self.closed.load(Ordering::Acquire)
+            || current.as_ref().is_some_and(|current| current.meta.last_log_id >= meta.last_log_id)
+        {
             return Ok(());
         }
         let number = current.as_ref().map_or(1, |current| current.number + 1);
@@ -85,6 +90,12 @@ impl SnapshotStore {
         self.engine.sync()?;
         *current = Some(new);
         self.remove_chunks(|other| other != number)
+    }
+
+    /// Saves nothing any more; waits for what is being saved.
+    pub(crate) fn close(&self) {
+        let _saved = self.current.lock();
+        self.closed.store(true, Ordering::Release);
     }
 
     fn write_chunks(&self, snapshot: u64, data: Bytes) -> Result<u32, StoreError> {

@@ -15,7 +15,7 @@ use zwerm_store::MemoryEngine;
 use crate::{
     Config, DiskWork, GroupId, HandleError, Host, HostError, MemoryNetwork, NodeId, ProposeError, Role,
 };
-use fixture::{Cluster, Disk, command, quick, soon};
+use fixture::{Cluster, Disk, GROUP, command, quick, soon};
 
 /// Every node has applied exactly these commands.
 async fn all_have(cluster: &Cluster, commands: &[Bytes], index: u64) {
@@ -254,6 +254,64 @@ async fn a_member_is_added_as_a_learner_made_a_voter_and_another_removed() {
     assert!(status.learners.is_empty());
     let refused = cluster.group(leader).change_voters(BTreeSet::new(), false).await;
     assert!(matches!(refused, Err(crate::MembersError::Refused(_))), "{refused:?}");
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_leader_that_is_replaced_as_the_only_voter_hands_its_group_over() {
+    let mut cluster = Cluster::start(1, 1, quick(), Disk::memory).await;
+    let mut index = cluster.propose(&command(0, 10)).await.index;
+    cluster.start_node(2).await;
+    cluster.group(1).add_learner(2).await.unwrap();
+    cluster.wait_applied(2, index).await;
+    let known = cluster.group(1).change_voters(BTreeSet::from([2]), false).await.unwrap();
+    cluster.wait_applied(2, known).await;
+    cluster.wait_status(2, "leads", |status| status.leader == Some(2)).await;
+    index = cluster.group(2).propose(command(0, 10)).await.unwrap().index.max(index);
+
+    // It comes back with nothing, and is sent a log in which it once was the only voter.
+    cluster.give_anew(1).await;
+    for number in 1..50 {
+        let leader = cluster.group(2).add_learner(1);
+        leader.await.unwrap();
+        index = cluster.group(2).propose(command(number, 10)).await.unwrap().index;
+    }
+    cluster.wait_applied(1, index).await;
+    cluster.group(2).change_voters(BTreeSet::from([1, 2]), false).await.unwrap();
+    let term = cluster.group(2).watch().borrow().term;
+    let view = cluster.wait_applied(1, index).await;
+    assert_eq!((view.commands.len(), cluster.group(1).leader()), (51, Some(2)));
+    assert_eq!(cluster.group(1).watch().borrow().term, term, "it never stood for election");
+    cluster.group(1).stand_for_election();
+    cluster.group(2).transfer_leader(1).await.unwrap();
+    cluster.wait_status(1, "leads again", |status| status.leader == Some(1)).await;
+    cluster.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_group_that_was_closed_and_erased_is_an_empty_learner_when_it_comes_back() {
+    let mut cluster = Cluster::start(3, 2, quick(), Disk::memory).await;
+    let leader = cluster.leader().await;
+    let index = cluster.propose(&command(0, 10)).await.index;
+    let gone = leader % 3 + 1;
+    let rest: BTreeSet<NodeId> = (1..=3).filter(|node| *node != gone).collect();
+    cluster.wait_applied(gone, index).await;
+    cluster.group(leader).change_voters(rest.clone(), false).await.unwrap();
+    let host = cluster.nodes[&gone].host.clone();
+    let nothing = Vec::new()..Vec::new();
+    let refused = host.erase(GROUP, nothing.clone()).await;
+    assert!(matches!(refused, Err(HostError::Group(0, _))), "it is open: {refused:?}");
+    host.close(GROUP).await;
+    assert!(host.group(GROUP).is_none() && host.known_groups().contains(&GROUP));
+    host.erase(GROUP, nothing).await.unwrap();
+    assert_eq!(host.known_groups(), [GroupId(1)], "the other group stays");
+    cluster.kill(gone).await;
+    cluster.start_node(gone).await;
+    assert!(!cluster.group(gone).is_initialized().await, "nothing is left, not even a vote");
+    cluster.group(leader).add_learner(gone).await.unwrap();
+    cluster.wait_applied(gone, index).await;
+    cluster.group(leader).change_voters((1..=3).collect(), false).await.unwrap();
+    cluster.wait_status(gone, "votes again", |status| status.voters.len() == 3).await;
     cluster.shutdown().await;
 }
 

@@ -27,6 +27,11 @@ pub struct Format;
 #[derive(Debug)]
 pub struct Formation;
 
+/// Whether this node holds a shard: one version byte, the version of the shard's placement that said so (eight bytes,
+/// big-endian), and 1 or 0. By Raft group; absent: as the cluster was formed.
+#[derive(Debug)]
+pub struct Holding;
+
 /// Vote of a Raft group: term and candidate (`zwerm.raft.v1.Vote`).
 #[derive(Debug)]
 pub struct RaftVote;
@@ -107,6 +112,7 @@ macro_rules! per_group {
     };
 }
 
+per_group!(Holding, 0x02, "holding");
 per_group!(RaftVote, 0x10, "raft vote");
 per_group!(RaftCommitted, 0x11, "raft committed");
 per_group!(RaftPurged, 0x12, "raft purged");
@@ -239,6 +245,7 @@ mod tests {
         let all = [
             (Format::PREFIX, Format::NAME),
             (Formation::PREFIX, Formation::NAME),
+            (Holding::PREFIX, Holding::NAME),
             (RaftVote::PREFIX, RaftVote::NAME),
             (RaftCommitted::PREFIX, RaftCommitted::NAME),
             (RaftPurged::PREFIX, RaftPurged::NAME),

@@ -72,6 +72,11 @@ impl LocalReader {
         Self { shared, view, client_id: Arc::clone(client_id), epoch, interest, loaded: Arc::default() }
     }
 
+    /// This node gives the replica up: nothing new is seen here.
+    pub(super) fn is_retired(&self) -> bool {
+        self.view.retired().is_cancelled()
+    }
+
     /// Up to `max` messages behind `after`; if it gives fewer, the reader is woken when it is worth to read
     /// again. False: there is a newer owner, and nothing will come any more.
     pub(super) fn read(&mut self, after: u64, max: usize, into: &mut Vec<QueuedMessage>) -> bool {

@@ -49,8 +49,12 @@ enum Source {
 
 /// Reads one queue; see [`Cluster::queue`](crate::Cluster::queue).
 pub struct QueueReader {
+    shared: Arc<Shared>,
     client_id: Arc<str>,
     epoch: u64,
+    bell: Bell,
+    /// `None`: this node has no cluster yet.
+    shard: Option<u32>,
     source: Source,
 }
 
@@ -66,23 +70,41 @@ impl std::fmt::Debug for QueueReader {
 impl QueueReader {
     pub(crate) fn new(shared: &Arc<Shared>, client_id: &str, epoch: u64, bell: Bell) -> Self {
         let client_id: Arc<str> = client_id.into();
-        let session = (&client_id, epoch);
-        let source = match shared.shard_of(&client_id) {
-            None => Source::Nowhere,
-            // A replica that stopped (its disk failed) shows nothing new any more.
-            Some(shard) => match shared.shard_view(shard).filter(|_| shared.is_running(shard)) {
-                Some(view) => {
-                    Source::Here(LocalReader::new(Arc::clone(shared), view, session, Box::new(bell)))
-                }
-                None => Source::There(RemoteReader::new(shared, shard, session, bell)),
-            },
+        let shard = shared.shard_of(&client_id);
+        let mut reader =
+            Self { shared: Arc::clone(shared), client_id, epoch, bell, shard, source: Source::Nowhere };
+        reader.choose();
+        reader
+    }
+
+    /// Reads where the queue is now: here if there is a replica that can be read, else elsewhere.
+    fn choose(&mut self) {
+        let Some(shard) = self.shard else { return };
+        let session = (&self.client_id, self.epoch);
+        self.source = match self.shared.readable_view(shard) {
+            Some(view) => {
+                let (shared, bell) = (Arc::clone(&self.shared), Box::new(self.bell.clone()));
+                Source::Here(LocalReader::new(shared, view, session, bell))
+            }
+            None => Source::There(RemoteReader::new(&self.shared, shard, session, self.bell.clone())),
         };
-        Self { client_id, epoch, source }
+    }
+
+    /// The replica that was read here is given up, or there is one here now.
+    fn has_moved(&self) -> bool {
+        match &self.source {
+            Source::Here(reader) => reader.is_retired(),
+            Source::There(_) => self.shard.is_some_and(|shard| self.shared.readable_view(shard).is_some()),
+            Source::Nowhere => false,
+        }
     }
 
     /// Up to `max` messages behind position `after`, in order. Does not wait: if it gives fewer than `max`, the
     /// bell rings when there is reason to read again. Nothing comes any more when the client has a newer owner.
     pub fn read(&mut self, after: u64, max: usize, into: &mut Vec<QueuedMessage>) {
+        if self.has_moved() {
+            self.choose();
+        }
         let goes_on = match &mut self.source {
             Source::Here(reader) => reader.read(after, max, into),
             Source::There(reader) => reader.read(after, max, into),

@@ -19,7 +19,6 @@ use zwerm_wire::QoS;
 
 use super::reader::QueuedMessage;
 use crate::cluster::Shared;
-use crate::ledger::group_of;
 use crate::receipt::Bell;
 use crate::transport::proto::{DeliverReply, DeliverRequest, QueueEntry};
 use crate::{CallError, NodeId};
@@ -124,6 +123,13 @@ impl Requests {
 
     fn has_open(&self) -> bool {
         !self.table.lock().open.is_empty()
+    }
+
+    /// Tells all readers to look again where they read.
+    fn ring_all(&self) {
+        // Not under the lock: a bell may wake its reader at once.
+        let bells: Vec<Bell> = self.table.lock().open.values().map(|request| request.bell.clone()).collect();
+        bells.iter().for_each(Bell::ring);
     }
 
     /// The stream broke: nothing was sent.
@@ -253,7 +259,9 @@ async fn keep_stream(shared: &Shared, shard: u32, queues: &Requests) {
         while !queues.has_open() {
             queues.more.notified().await;
         }
-        if let Some(holder) = holder(shared, shard, turn)
+        if shared.readable_view(shard).is_some() {
+            queues.ring_all();
+        } else if let Some(holder) = holder(shared, shard, turn)
             && let Err(error) = stream(shared, holder, queues).await
         {
             tracing::debug!(shard, holder = format_args!("{holder:016x}"), %error, "a queue stream broke");
@@ -267,7 +275,7 @@ async fn keep_stream(shared: &Shared, shard: u32, queues: &Requests) {
 fn holder(shared: &Shared, shard: u32, turn: usize) -> Option<NodeId> {
     let control = shared.control.state();
     let is_up = |node: &NodeId| control.node(*node).is_some_and(|node| node.up);
-    let mut holders = shared.members_of(group_of(shard));
+    let mut holders = control.placement_of(shard)?.voters.clone();
     holders.retain(|node| *node != shared.own.id && is_up(node));
     holders.get(turn.checked_rem(holders.len())?).copied()
 }

@@ -63,6 +63,7 @@ async fn serve(
     let cut_off = cut_off(Arc::clone(&shared), group);
     tokio::pin!(cut_off);
     let shard = first.shard;
+    let retired = view.retired().clone();
     let mut serving = Serving { shared, shard, view, open: BTreeMap::new(), ready: Arc::default() };
     serving.take(first)?;
     // Each branch is cancel safe: a request stays in the stream, a ring is kept.
@@ -73,6 +74,7 @@ async fn serve(
                 None => return Ok(()),
             },
             () = serving.ready.notify.notified() => serving.answer(replies).await?,
+            () = retired.cancelled() => return Err(Status::unavailable("this replica is given up")),
             () = &mut cut_off => return Err(Status::unavailable("this replica is cut off")),
         }
     }

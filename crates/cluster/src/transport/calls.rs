@@ -22,7 +22,7 @@ use super::Dial;
 use super::proto::peer_client::PeerClient;
 use super::proto::{
     Beat, DeliverReply, DeliverRequest, FormReply, Formation, ForwardAck, ForwardBatch, Grant, Introduction,
-    KickRequest, ProposeReply, ProposeRequest, RetainedBatch, RetainedRequest,
+    JoinReply, JoinRequest, KickRequest, ProposeReply, ProposeRequest, RetainedBatch, RetainedRequest,
 };
 use super::raft_link::RaftLink;
 use crate::NodeId;
@@ -90,6 +90,8 @@ pub(super) type Client = PeerClient<InterceptedService<Channel, Caller>>;
 #[derive(Debug, Clone)]
 struct Peer {
     address: String,
+    /// Of the node when it said so: what is older does not count any more.
+    incarnation: u64,
     control: Client,
     data: Client,
     raft: Arc<RaftLink>,
@@ -115,11 +117,21 @@ impl Peers {
         Self { dial, caller: Caller { node, cluster }, book: Arc::default() }
     }
 
-    /// Notes where a node is to be found; a changed address replaces the connections.
-    pub(crate) fn learn(&self, node: NodeId, address: &str) {
+    /// Notes where an incarnation of a node is to be found, unless a newer one is known; a changed address replaces the
+    /// connections. What the replicated state says may be older than what the node itself said.
+    pub(crate) fn learn(&self, node: NodeId, incarnation: u64, address: &str) {
         let mut book = self.book.lock();
-        if node == self.caller.node || book.get(&node).is_some_and(|peer| peer.address == address) {
+        if node == self.caller.node {
             return;
+        }
+        if let Some(peer) = book.get_mut(&node) {
+            if peer.incarnation > incarnation {
+                return;
+            }
+            peer.incarnation = incarnation;
+            if peer.address == address {
+                return;
+            }
         }
         let (Ok(control), Ok(data)) = (self.client(address), self.client(address)) else {
             tracing::warn!(
@@ -130,7 +142,7 @@ impl Peers {
             return;
         };
         let raft = Arc::new(RaftLink::new(control.clone()));
-        book.insert(node, Peer { address: address.to_owned(), control, data, raft });
+        book.insert(node, Peer { address: address.to_owned(), incarnation, control, data, raft });
     }
 
     fn client(&self, address: &str) -> Result<Client, CallError> {
@@ -166,6 +178,11 @@ impl Peers {
     /// Asks a node to be a member of a new cluster.
     pub(crate) async fn form(&self, node: NodeId, formation: Formation) -> Result<FormReply, CallError> {
         within(UNARY_TIMEOUT, self.peer(node)?.control.form(formation)).await
+    }
+
+    /// Asks a member to become one.
+    pub(crate) async fn join(&self, node: NodeId, request: JoinRequest) -> Result<JoinReply, CallError> {
+        within(UNARY_TIMEOUT, self.peer(node)?.control.join(request)).await
     }
 
     /// Hands a command to a node that may lead the group.

@@ -20,8 +20,8 @@ use super::proto::peer_server::{Peer, PeerServer};
 use super::proto::propose_reply::Outcome;
 use super::proto::{
     Beat, DeliverReply, DeliverRequest, FormReply, Formation, ForwardAck, ForwardBatch, Grant, Introduction,
-    KickReply, KickRequest, ProposeReply, ProposeRequest, RaftCall, RaftReply, RetainedBatch,
-    RetainedRequest,
+    JoinReply, JoinRequest, KickReply, KickRequest, ProposeReply, ProposeRequest, RaftCall, RaftReply,
+    RetainedBatch, RetainedRequest,
 };
 use super::severable::Severable;
 use super::{Incoming, PeerStream};
@@ -83,8 +83,13 @@ impl Service {
 #[tonic::async_trait]
 impl Peer for Service {
     async fn hello(&self, request: Request<Introduction>) -> Result<Response<Introduction>, Status> {
+        let removed = self.shared.was_removed(request.get_ref());
         self.shared.meet(request.into_inner());
-        Ok(Response::new(self.shared.introduction()))
+        Ok(Response::new(Introduction { removed, ..self.shared.introduction() }))
+    }
+
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
+        Ok(Response::new(self.shared.join(request.into_inner()).await))
     }
 
     async fn form(&self, request: Request<Formation>) -> Result<Response<FormReply>, Status> {
@@ -108,6 +113,10 @@ impl Peer for Service {
             let shared = Arc::clone(&shared);
             async move {
                 let RaftCall { id, group, payload } = call;
+                if !shared.takes_part(from, GroupId(group)) {
+                    let error = "the caller does not hold this shard".to_owned();
+                    return Ok(RaftReply { id, payload: Bytes::new(), error });
+                }
                 Ok(match shared.host.handle(from, GroupId(group), payload).await {
                     Ok(payload) => RaftReply { id, payload, error: String::new() },
                     Err(error) => RaftReply { id, payload: Bytes::new(), error: error.to_string() },

@@ -69,6 +69,16 @@ pub struct Node<A> {
     pub app: A,
 }
 
+/// What makes a node of a world different from the others.
+#[derive(Debug, Clone)]
+pub struct Seat {
+    pub name: String,
+    /// Where it says that it is to be dialled.
+    pub address: String,
+    /// Its name is resolved to it.
+    pub resolves: bool,
+}
+
 /// Nodes 1 to `nodes`, their disks and their network.
 pub struct World<A> {
     pub net: MemoryNet,
@@ -76,20 +86,42 @@ pub struct World<A> {
     pub nodes: BTreeMap<NodeId, Node<A>>,
     starts: BTreeMap<NodeId, u64>,
     pub lanes: LaneLimits,
+    /// Nodes that form the cluster, and whose names are known to all.
+    pub expect: usize,
+    pub peers: Vec<String>,
+    /// Of those that are not named and found as their id says.
+    pub seats: BTreeMap<NodeId, Seat>,
     size: u64,
 }
 
 impl<A> World<A> {
     /// No node runs.
     pub fn new(size: u64) -> Self {
+        if std::env::var_os("RUST_LOG").is_some() {
+            // For whoever looks for the reason of a failure; set by the first test that runs.
+            let _set = tracing_subscriber::fmt()
+                .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+                .try_init();
+        }
         Self {
             net: MemoryNet::new(),
             disks: (1..=size).map(|node| (node, Arc::default())).collect(),
             nodes: BTreeMap::new(),
             starts: BTreeMap::new(),
             lanes: LaneLimits::default(),
+            expect: usize::try_from(size).unwrap(),
+            peers: (1..=size).map(address).collect(),
+            seats: BTreeMap::new(),
             size,
         }
+    }
+
+    pub fn seat(&self, node: NodeId) -> Seat {
+        self.seats.get(&node).cloned().unwrap_or(Seat {
+            name: address(node),
+            address: address(node),
+            resolves: true,
+        })
     }
 
     /// Starts a node: `local` is what its cluster calls, `app` is made of the cluster and its outbox.
@@ -101,10 +133,23 @@ impl<A> World<A> {
     ) {
         let start = self.starts.entry(node).or_default();
         *start += 1;
-        let config = Config { lanes: self.lanes, ..config(node, *start, self.size) };
-        let incoming = self.net.listen(&address(node));
+        let start = *start;
+        let Seat { name, address: at, resolves } = self.seat(node);
+        let mut incoming = self.net.listen(&at);
+        if resolves && at != name {
+            // The name is resolved to the address that the node has now.
+            incoming = Box::pin(futures::stream::select(self.net.listen(&name), incoming));
+        }
+        let config = Config {
+            lanes: self.lanes,
+            name,
+            cluster_addr: at,
+            peers: self.peers.clone(),
+            bootstrap_expect: self.expect,
+            ..config(node, start, self.size)
+        };
         let dial = Arc::new(self.net.dialer(&address(node)));
-        let engine = Arc::<Disk>::clone(&self.disks[&node]);
+        let engine = Arc::<Disk>::clone(self.disks.entry(node).or_default());
         let (cluster, outbox) = Cluster::start(config, engine, dial, incoming, local).await.unwrap();
         let app = app(&cluster, outbox);
         self.nodes.insert(node, Node { cluster, app });

@@ -13,6 +13,7 @@ mod fixture;
 mod forming;
 mod lanes;
 mod members;
+mod membership;
 mod owners;
 mod queues;
 mod recorder;

@@ -159,7 +159,7 @@ pub(crate) fn text(message: &Message) -> String {
 pub(crate) fn node(id: u64, incarnation: u64) -> Node {
     let name = format!("node-{id}");
     let [cluster_addr, mqtt_addr, http_addr] = [7946, 1883, 8080].map(|port| format!("{name}:{port}"));
-    Node { id, incarnation, name, cluster_addr, mqtt_addr, http_addr, up: true, since_ms: 0 }
+    Node { id, incarnation, name, cluster_addr, mqtt_addr, http_addr, up: true, since_ms: 0, leaving: false }
 }
 
 /// Three nodes in incarnation 1, two shards.
@@ -169,7 +169,9 @@ pub(crate) fn form() -> Form {
         cluster_id: "cluster".into(),
         nodes: [1, 2, 3].map(|id| node(id, 1)).to_vec(),
         shards: 2,
-        placement: [1, 0].map(|shard| Placement { shard, voters: voters.clone() }).to_vec(),
+        placement: [1, 0]
+            .map(|shard| Placement { shard, voters: voters.clone(), ..Placement::default() })
+            .to_vec(),
     }
 }
 

@@ -170,12 +170,12 @@ const CLUSTER: &[Key<Config>] = &[
         "`host:port` of other nodes; may include this one. Names are resolved again at every dial.",
     ),
     within(
-        1,
+        0,
         1_000,
         &key(
             "bootstrap_expect",
             |c| &mut c.cluster.bootstrap_expect,
-            "A new cluster is formed once, when this many empty nodes see each other. A node with data never forms one.",
+            "A new cluster is formed once, when this many empty nodes see each other. A node with data never forms one, nor does an empty one that sees a cluster: it joins that. 0: it only joins.",
         ),
     ),
     within(

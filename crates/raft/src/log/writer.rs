@@ -44,6 +44,9 @@ pub(crate) enum Work {
     Truncate { group: u32, next: u64, done: oneshot::Sender<io::Result<()>> },
     /// Removes the entries up to an id, little by little.
     Purge { group: u32, upto: LogId },
+    /// Forgets a group that is closed: what was submitted for it is written when this is answered, and nothing
+    /// more is written by itself.
+    Forget { group: u32, done: oneshot::Sender<io::Result<()>> },
     /// Ends the writer after what was submitted before.
     Stop,
 }
@@ -55,7 +58,7 @@ impl Work {
             Self::Vote { group, .. } | Self::Truncate { group, .. } | Self::Purge { group, .. } => {
                 Some(*group)
             }
-            Self::Stop => None,
+            Self::Forget { .. } | Self::Stop => None,
         }
     }
 }
@@ -145,6 +148,13 @@ impl Writer {
 
     fn send(&self, request: Request) -> io::Result<()> {
         self.requests.try_send(request).map_err(|_| io::Error::other("the log writer has stopped"))
+    }
+
+    /// Forgets a group that is closed; all that was submitted for it is on the disk then.
+    pub(crate) async fn forget(&self, group: u32) -> io::Result<()> {
+        let (done, forgotten) = oneshot::channel();
+        self.submit(Work::Forget { group, done }).await?;
+        forgotten.await.unwrap_or_else(|_| Err(io::Error::other("the log writer has stopped")))
     }
 
     /// Has the committed id of a group written with the first batch behind what the group has submitted.
@@ -275,6 +285,12 @@ impl Worker {
             Work::Purge { group, upto } => {
                 disk::put_purged(batch, group, upto);
                 self.purges.insert(group, upto.index);
+            }
+            Work::Forget { group, done } => {
+                self.purges.remove(&group);
+                self.taken.remove(&group);
+                self.committed.lock().remove(&group);
+                waiting.push(Waiting::Reply(done));
             }
             Work::Stop => {}
         }

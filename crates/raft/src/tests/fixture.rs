@@ -177,6 +177,16 @@ impl Cluster {
         self.nodes.insert(node, Node { host, groups, engine });
     }
 
+    /// Deletes what a node has of the group, and opens it again as a learner.
+    pub(super) async fn give_anew(&mut self, node: NodeId) {
+        let Some(Node { host, groups, engine }) = self.nodes.get_mut(&node) else { panic!("no node {node}") };
+        host.close(GROUP).await;
+        host.erase(GROUP, Vec::new()..Vec::new()).await.unwrap();
+        let (view, seen) = watch::channel(View::default());
+        let machine = (self.machine)(Arc::clone(engine), GROUP, view);
+        groups.insert(GROUP, (host.open_as_learner(GROUP, machine).await.unwrap(), seen));
+    }
+
     /// Ends a node as a power cut would: what was not synced is lost (on the memory disk).
     pub(super) async fn kill(&mut self, node: NodeId) {
         self.kill_keeping(node, |_| 0).await;
