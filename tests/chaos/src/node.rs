@@ -19,6 +19,9 @@ const MQTT: u16 = 1883;
 const HTTP: u16 = 8080;
 const CLUSTER: u16 = 7100;
 
+/// What nodes want from whoever changes them.
+const TOKEN: &str = "chaos-may-change-nodes";
+
 /// How long a node may take to stop on SIGTERM.
 const STOPPING: Duration = Duration::from_secs(30);
 /// How long a node may take to hand over all that it has and leave.
@@ -56,13 +59,15 @@ impl Node {
             "[node]\nname = \"node-{side}\"\ndata_dir = {:?}\n\n\
              [cluster]\nlisten = \"{cluster}\"\nadvertise = \"{cluster}\"\npeers = {peers:?}\n\
              bootstrap_expect = {first}\n\n\
-             [[listener]]\nkind = \"mqtt\"\nbind = \"{}\"\n\n[http]\nbind = \"{}\"\n\n\
+             [[listener]]\nkind = \"mqtt\"\nbind = \"{}\"\n\n[http]\nbind = \"{}\"\ntoken_file = {:?}\n\n\
              [mqtt]\nallow_anonymous = true\n",
             node.kept(),
             node.mqtt(),
             node.http(),
+            node.token_path(),
             cluster = at(side, CLUSTER),
         );
+        fs::write(node.token_path(), TOKEN)?;
         fs::write(node.dir.join("zwerm.toml"), config)?;
         Ok(node)
     }
@@ -191,6 +196,11 @@ impl Node {
     /// Where its data is.
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.join("data")
+    }
+
+    /// The file with the token that it wants for changes.
+    fn token_path(&self) -> PathBuf {
+        self.dir.join("token")
     }
 
     /// What is in its data directory is the node's.
