@@ -4,7 +4,7 @@
 //! through its [`Attachment`]. Start at [`Broker::start`] and [`Broker::attach`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytestring::ByteString;
@@ -68,6 +68,8 @@ pub(crate) struct Inner {
     pub(crate) local: Arc<LocalSessions>,
     pub(crate) cluster: Cluster,
     next_key: AtomicU64,
+    /// Without a lease for longer than its patience: clients are sent elsewhere.
+    cut_off: AtomicBool,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -99,6 +101,7 @@ impl Broker {
             local: unstarted.local,
             cluster,
             next_key: AtomicU64::new(1),
+            cut_off: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         });
@@ -125,6 +128,11 @@ impl Broker {
     /// See [`AttachError`].
     pub async fn attach(&self, connect: &Connect) -> Result<Attached, AttachError> {
         let inner = &self.0;
+        if inner.cut_off.load(Ordering::Acquire) {
+            // Some shards may have their quorum on this side; a client of theirs would be accepted and not served.
+            inner.local.counters.attach_failed.add(1);
+            return Err(AttachError::CutOff);
+        }
         let assigned_client_id = connect.client_id.is_empty().then(assign_client_id);
         // A copy of its own: the packet's keeps a whole read buffer.
         let client_id = assigned_client_id.clone().unwrap_or_else(|| ByteString::from(&*connect.client_id));
@@ -184,6 +192,18 @@ impl Broker {
         self.0.local.clients.len()
     }
 
+    /// Where clients of this node can go: the addresses for clients of the nodes that are up and stay.
+    #[must_use]
+    pub fn elsewhere(&self) -> Vec<String> {
+        self.0.cluster.alternatives().into_iter().map(|node| node.mqtt_addr).collect()
+    }
+
+    /// Those who are connected now, to be sent away one after the other.
+    #[must_use]
+    pub fn evacuate(&self) -> Evacuation {
+        Evacuation { left: self.0.local.clients.live().into_iter(), broker: self.clone() }
+    }
+
     /// Subscriptions of this node's connections.
     #[must_use]
     pub fn subscriptions(&self) -> usize {
@@ -194,6 +214,23 @@ impl Broker {
     #[must_use]
     pub fn cluster(&self) -> &Cluster {
         &self.0.cluster
+    }
+}
+
+/// The clients that were connected at one moment and are told to go, one after the other.
+#[derive(Debug)]
+pub struct Evacuation {
+    left: std::vec::IntoIter<Arc<Mailbox>>,
+    broker: Broker,
+}
+
+impl Evacuation {
+    /// Tells the next `count` to go, for this reason; how many there were. 0: all have been told.
+    pub fn tell(&mut self, count: usize, reason: ReasonCode) -> usize {
+        // who was told to go for another reason goes anyway
+        let told = self.left.by_ref().filter(|mailbox| mailbox.kick(reason)).take(count).count();
+        self.broker.counters().kicked_draining.add(told as u64);
+        told
     }
 }
 
@@ -326,14 +363,21 @@ async fn look_after(inner: &Inner) {
         inner.local.kick_slow(now);
         if inner.cluster.lease.is_valid() {
             lost_since = None;
+            if inner.cut_off.swap(false, Ordering::AcqRel) {
+                tracing::info!("the lease is back: clients are served again");
+            }
             continue;
         }
         let since = *lost_since.get_or_insert(now);
         let patience = inner.local.config.lease_patience;
-        if now.saturating_duration_since(since) >= patience && inner.local.clients.len() > 0 {
-            tracing::warn!(
-                "without a lease for {patience:?}: this node cannot reach the others; sending its clients elsewhere"
-            );
+        if now.saturating_duration_since(since) >= patience {
+            if !inner.cut_off.swap(true, Ordering::AcqRel) {
+                tracing::warn!(
+                    clients = inner.local.clients.len(),
+                    "without a lease for {patience:?}: this node cannot reach the others; sending clients elsewhere"
+                );
+            }
+            // Also those whose claim was on its way.
             inner.local.clients.kick_all(ReasonCode::UseAnotherServer);
         }
     }

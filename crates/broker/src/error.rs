@@ -10,6 +10,9 @@ pub enum AttachError {
     /// No quorum answers, or this node has not joined its cluster: try another node.
     #[error("the owner of the client id cannot be agreed on now")]
     Unavailable,
+    /// This node has no lease and had none for some time: try another node.
+    #[error("this node is cut off from the others")]
+    CutOff,
     /// A newer connection with the same id came first: it is the owner.
     #[error("a newer connection took the client id over")]
     TakenOver,
@@ -23,7 +26,7 @@ impl AttachError {
     #[must_use]
     pub fn reason(self) -> ReasonCode {
         match self {
-            Self::Unavailable => ReasonCode::ServerUnavailable,
+            Self::Unavailable | Self::CutOff => ReasonCode::ServerUnavailable,
             Self::TakenOver => ReasonCode::ServerBusy,
             Self::Refused => ReasonCode::ImplementationSpecificError,
         }

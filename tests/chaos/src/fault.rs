@@ -38,6 +38,18 @@ pub(crate) enum Kind {
     Vanish,
     /// Its disk is full.
     DiskFull,
+    /// A new node joins the cluster. Planned only, as all that follow.
+    #[value(skip)]
+    Join,
+    /// A node leaves it for good.
+    #[value(skip)]
+    Leave,
+    /// `kill -9`, and everything it kept is deleted; started again under its old name.
+    #[value(skip)]
+    Wipe,
+    /// Nothing goes between this node and its like on one side and all others on the other side.
+    #[value(skip)]
+    Halves,
 }
 
 impl Kind {
@@ -54,6 +66,10 @@ impl Kind {
             Self::CutOneWay => "link of two nodes cut one way",
             Self::Vanish => "cut off from nodes and clients",
             Self::DiskFull => "disk full",
+            Self::Join => "joins",
+            Self::Leave => "leaves",
+            Self::Wipe => "kill -9, disk wiped, restart",
+            Self::Halves => "minority cut off",
         }
     }
 }
@@ -65,16 +81,26 @@ pub(crate) struct Fault {
     pub(crate) kind: Kind,
     /// The node it happens to.
     pub(crate) node: Side,
-    /// The other end, where a link is cut.
+    /// The other end, where a link is cut; the other node, where it happens to two.
     pub(crate) other: Option<Side>,
-    /// Until it is healed.
+    /// Until it is healed; nothing where there is nothing to heal.
     pub(crate) lasts: Duration,
 }
 
 impl Fault {
     /// Whether a node is not hurt by it.
     pub(crate) fn spares(&self, node: Side) -> bool {
-        node != self.node && Some(node) != self.other
+        self.nodes().all(|hurt| hurt != node)
+    }
+
+    /// The nodes it happens to.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = Side> + use<> {
+        [Some(self.node), self.other].into_iter().flatten()
+    }
+
+    /// Whether shards belong elsewhere afterwards.
+    pub(crate) fn moves_shards(&self) -> bool {
+        matches!(self.kind, Kind::Join | Kind::Leave | Kind::Wipe)
     }
 }
 
@@ -84,7 +110,10 @@ impl fmt::Display for Fault {
         if let Some(other) = self.other {
             write!(f, " and node {other}")?;
         }
-        write!(f, ", for {:.1} s", self.lasts.as_secs_f64())
+        if !self.lasts.is_zero() {
+            write!(f, ", for {:.1} s", self.lasts.as_secs_f64())?;
+        }
+        Ok(())
     }
 }
 
@@ -104,8 +133,7 @@ impl Deck {
         Self { random: StdRng::seed_from_u64(seed), kinds, left: Vec::new(), nodes, longest }
     }
 
-    /// The next one; `None` only without kinds.
-    pub(crate) fn deal(&mut self) -> Option<Fault> {
+    fn deal(&mut self) -> Option<Fault> {
         if self.left.is_empty() {
             self.left.clone_from(&self.kinds);
             self.left.shuffle(&mut self.random);
@@ -121,6 +149,15 @@ impl Deck {
     }
 }
 
+impl Iterator for Deck {
+    type Item = Fault;
+
+    /// Ends only where there are no kinds.
+    fn next(&mut self) -> Option<Fault> {
+        self.deal()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -128,8 +165,8 @@ mod tests {
     use super::*;
 
     fn faults(seed: u64, count: usize) -> Vec<Fault> {
-        let mut deck = Deck::new(seed, Kind::value_variants().to_vec(), 3, Duration::from_secs(8));
-        (0..count).filter_map(|_| deck.deal()).collect()
+        let deck = Deck::new(seed, Kind::value_variants().to_vec(), 3, Duration::from_secs(8));
+        deck.take(count).collect()
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Chaos: three nodes as real processes, each in a network namespace of its own, a load of real MQTT clients
+//! Chaos: nodes as real processes, each in a network namespace of its own, a load of real MQTT clients
 //! (rumqttc), faults at regular intervals, and at the end the oracle, which holds every acknowledgement against
 //! every delivery.
 //!
@@ -16,6 +16,7 @@ mod measure;
 mod nemesis;
 mod network;
 mod node;
+mod plan;
 mod report;
 mod run;
 mod sandbox;
@@ -35,9 +36,10 @@ use tokio::task::LocalSet;
 
 use crate::fault::Kind;
 use crate::network::Network;
+use crate::plan::Plan;
 use crate::sandbox::Place;
 
-/// Breaks a cluster of three real nodes under load and checks that no promise was broken.
+/// Breaks, grows and shrinks a cluster of real nodes under load and checks that no promise was broken.
 #[derive(Debug, Parser)]
 #[command(name = "zwerm-chaos", version)]
 struct Arguments {
@@ -50,6 +52,12 @@ struct Arguments {
     /// Which faults come when; printed, so that a run can be repeated [default: random]
     #[arg(long)]
     seed: Option<u64>,
+    /// What happens to the cluster; only faults are dealt, need a seed and last for some seconds
+    #[arg(long, value_enum, default_value = "faults", value_name = "PLAN")]
+    plan: Plan,
+    /// How long a minority is cut off, where that is planned
+    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    cut: u64,
     /// Only faults of this kind; may be repeated [default: all]
     #[arg(long, value_enum, value_name = "KIND")]
     only: Vec<Kind>,

@@ -1,16 +1,17 @@
 //! Breaks things: one fault at a time, at regular intervals, each healed before the next.
 //!
 //! A fault comes only when the whole cluster is ready: with three nodes, two faults at once are no minority.
+//! After one that changes who is in the cluster, that is when every shard is where it belongs.
 //! Start at [`rage`].
 
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::cluster::{Cluster, GLANCE};
-use crate::fault::{Deck, Fault};
+use crate::fault::{Fault, Kind};
 use crate::network::Side;
 use crate::world::World;
 
@@ -19,6 +20,8 @@ use crate::world::World;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// After that many such times there is no hope.
 const ATTEMPTS: usize = 3;
+/// How long the shards may take to move to where they belong.
+const MOVING: Duration = Duration::from_secs(120);
 
 /// A fault as it happened. Times are since the run began.
 #[derive(Debug, Clone)]
@@ -37,8 +40,8 @@ pub(crate) struct Incident {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Schedule {
     pub(crate) every: Duration,
-    /// No fault begins that would not be healed by then.
-    pub(crate) until: Duration,
+    /// No fault begins that would not be healed by then; `None`: all there are.
+    pub(crate) until: Option<Duration>,
 }
 
 /// Breaks and heals until it is time; all is healed and ready afterwards.
@@ -48,22 +51,23 @@ pub(crate) struct Schedule {
 pub(crate) async fn rage(
     cluster: &mut Cluster,
     world: &Rc<World>,
-    deck: &mut Deck,
+    faults: impl IntoIterator<Item = Fault>,
     schedule: Schedule,
 ) -> Result<Vec<Incident>> {
     let begin = Instant::now();
     let mut incidents = Vec::new();
     // The load shall be there first.
     let mut next = begin + schedule.every.min(Duration::from_secs(5));
-    while let Some(fault) = deck.deal() {
-        if (next + fault.lasts).duration_since(begin) > schedule.until {
+    for fault in faults {
+        if schedule.until.is_some_and(|until| (next + fault.lasts).duration_since(begin) > until) {
             break;
         }
         sleep_until(next).await;
         incidents.push(suffer(cluster, world, fault).await.with_context(|| fault.to_string())?);
         next = (next + schedule.every).max(Instant::now());
     }
-    sleep_until(begin + schedule.until).await;
+    // The last one shall be seen to leave no traces.
+    sleep_until(schedule.until.map_or(next, |until| begin + until)).await;
     Ok(incidents)
 }
 
@@ -72,17 +76,30 @@ async fn suffer(cluster: &mut Cluster, world: &Rc<World>, fault: Fault) -> Resul
     println!("{:8.1} s  {fault}", world.now().as_secs_f64());
     world.fault(&fault.to_string(), true);
     let at = world.now();
-    cluster.break_it(&fault).await?;
-    let mut notes = Vec::new();
+    if fault.kind == Kind::Leave {
+        // Nobody shall choose it any more; who is there is told to go.
+        world.gone(fault.nodes());
+    }
+    let mut notes = cluster.break_it(&fault).await?;
     let heals = Instant::now() + fault.lasts;
     while Instant::now() < heals {
         notes.extend(cluster.revive());
         sleep(GLANCE.min(heals.saturating_duration_since(Instant::now()))).await;
     }
+    notes.extend(cluster.witness(&fault).await?);
     cluster.heal(&fault).await?;
     let healed = world.now();
     recover(cluster, &mut notes).await?;
     let ready = world.now();
+    if fault.moves_shards() {
+        let leaders =
+            timeout(MOVING, cluster.settled()).await.context("the shards are not where they belong")?;
+        let moved = world.now().saturating_sub(ready).as_secs_f64();
+        notes.push(format!("every shard in its place {moved:.1} s after all nodes were ready; {leaders}"));
+    }
+    if fault.kind == Kind::Join {
+        world.there(fault.nodes());
+    }
     world.fault(&format!("healed: {fault}"), false);
     for note in &notes {
         println!("            {note}");

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tokio::process::Child;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use zwerm_tests::{Signal, get, send_signal};
 
 use crate::network::{Network, Side};
@@ -19,8 +19,13 @@ const MQTT: u16 = 1883;
 const HTTP: u16 = 8080;
 const CLUSTER: u16 = 7100;
 
+/// What nodes want from whoever changes them.
+const TOKEN: &str = "chaos-may-change-nodes";
+
 /// How long a node may take to stop on SIGTERM.
 const STOPPING: Duration = Duration::from_secs(30);
+/// How long a node may take to hand over all that it has and leave.
+const LEAVING: Duration = Duration::from_secs(120);
 
 /// A node and, while it runs, its process. Dropping it kills the process.
 #[derive(Debug)]
@@ -29,29 +34,40 @@ pub(crate) struct Node {
     binary: PathBuf,
     dir: PathBuf,
     child: Option<Child>,
+    /// It was started and has not left.
+    is_member: bool,
 }
 
 impl Node {
-    /// Writes the configuration of node `side` of `nodes` into a directory; starts nothing.
+    /// Writes the configuration of node `side` of `most`, of which the `first` form the cluster, into a directory;
+    /// starts nothing.
     ///
     /// # Errors
     /// When the directory cannot be written.
-    pub(crate) fn configure(side: Side, nodes: u8, dir: &Path, binary: &Path) -> Result<Self> {
+    pub(crate) fn configure(
+        side: Side,
+        (first, most): (Side, Side),
+        dir: &Path,
+        binary: &Path,
+    ) -> Result<Self> {
         fs::create_dir_all(dir.join("data"))?;
-        let node = Self { side, binary: binary.to_owned(), dir: dir.to_owned(), child: None };
+        let (binary, dir) = (binary.to_owned(), dir.to_owned());
+        let node = Self { side, binary, dir, child: None, is_member: false };
         let at = |side: Side, port: u16| SocketAddr::from((Network::address(side), port));
-        let peers: Vec<String> = (1..=nodes).map(|peer| at(peer, CLUSTER).to_string()).collect();
+        let peers: Vec<String> = (1..=most).map(|peer| at(peer, CLUSTER).to_string()).collect();
         let config = format!(
             "[node]\nname = \"node-{side}\"\ndata_dir = {:?}\n\n\
              [cluster]\nlisten = \"{cluster}\"\nadvertise = \"{cluster}\"\npeers = {peers:?}\n\
-             bootstrap_expect = {nodes}\n\n\
-             [[listener]]\nkind = \"mqtt\"\nbind = \"{}\"\n\n[http]\nbind = \"{}\"\n\n\
+             bootstrap_expect = {first}\n\n\
+             [[listener]]\nkind = \"mqtt\"\nbind = \"{}\"\n\n[http]\nbind = \"{}\"\ntoken_file = {:?}\n\n\
              [mqtt]\nallow_anonymous = true\n",
-            dir.join("data").join("zwerm"),
+            node.kept(),
             node.mqtt(),
             node.http(),
+            node.token_path(),
             cluster = at(side, CLUSTER),
         );
+        fs::write(node.token_path(), TOKEN)?;
         fs::write(node.dir.join("zwerm.toml"), config)?;
         Ok(node)
     }
@@ -74,7 +90,47 @@ impl Node {
         }
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
         self.child = Some(command.spawn().context("starting zwerm serve")?);
+        self.is_member = true;
         Ok(())
+    }
+
+    /// Whether it is, or should be, in the cluster.
+    pub(crate) fn is_member(&self) -> bool {
+        self.is_member
+    }
+
+    /// `kill -9`, and deletes everything it kept.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(crate) async fn wipe(&mut self) -> Result<()> {
+        self.kill().await?;
+        fs::remove_dir_all(self.kept()).context("deleting what a node kept")
+    }
+
+    /// Tells it to leave the cluster, and waits until its process has ended; how long that took.
+    ///
+    /// # Errors
+    /// When it refuses, or does not end in time.
+    pub(crate) async fn leave(&mut self) -> Result<Duration> {
+        let begin = Instant::now();
+        let mut command = Network::command(self.side);
+        command.arg(&self.binary).args([
+            "ctl",
+            "--server",
+            &format!("http://{}", self.http()),
+            "node",
+            "leave",
+        ]);
+        let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "node {} does not leave: {}", self.side, said.trim());
+        let mut child = self.child.take().context("it does not run")?;
+        let ended = timeout(LEAVING, child.wait()).await;
+        let status = ended.with_context(|| format!("node {} did not leave", self.side))??;
+        ensure!(status.success(), "node {} left with {status}", self.side);
+        self.is_member = false;
+        Ok(begin.elapsed())
     }
 
     /// Sends a signal, to pause it or to let it go on.
@@ -140,6 +196,16 @@ impl Node {
     /// Where its data is.
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.join("data")
+    }
+
+    /// The file with the token that it wants for changes.
+    fn token_path(&self) -> PathBuf {
+        self.dir.join("token")
+    }
+
+    /// What is in its data directory is the node's.
+    fn kept(&self) -> PathBuf {
+        self.data().join("zwerm")
     }
 
     /// Lines of the log that tell of a panic.

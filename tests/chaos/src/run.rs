@@ -17,11 +17,13 @@ use zwerm_oracle::{History, Rules, What, check};
 use zwerm_tests::zwerm_binary;
 
 use crate::Arguments;
-use crate::cluster::{Cluster, GLANCE, NODES};
+use crate::cluster::{Cluster, GLANCE};
 use crate::fault::{Deck, Kind};
 use crate::load::{self, Size};
 use crate::measure::measure;
 use crate::nemesis::{Schedule, rage};
+use crate::network::Side;
+use crate::plan::Plan;
 use crate::report::{Course, Report};
 use crate::scoreboard;
 use crate::surroundings::Surroundings;
@@ -61,12 +63,14 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
     ensure!(is_empty, "{} is not empty: a run needs nodes without a past", dir.display());
     let dir = dir.canonicalize()?;
 
-    let mut cluster = Cluster::start(&binary, &dir, arguments.disk).await?;
+    let plan = arguments.plan;
+    let disk = (plan == Plan::Faults).then_some(arguments.disk);
+    let mut cluster = Cluster::start(&binary, &dir, (plan.first(), plan.most()), disk).await?;
     let outcome = course(arguments, &mut cluster, seed).await;
     let (course, history, placed) = match outcome {
         Ok(outcome) => outcome,
         Err(error) => {
-            show_logs(&dir);
+            show_logs(&dir, plan.most());
             return Err(error);
         }
     };
@@ -88,7 +92,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
         scoreboard::update(path, &report)?;
     }
     if !report.held() {
-        show_logs(&dir);
+        show_logs(&dir, plan.most());
     }
     Ok(report.held())
 }
@@ -99,9 +103,10 @@ async fn course(
     cluster: &mut Cluster,
     seed: u64,
 ) -> Result<(Course, History, Vec<Placed>)> {
-    let world = Rc::new(World::new(cluster.addresses(), seed));
+    let plan = arguments.plan;
+    let world = Rc::new(World::new(cluster.addresses(), plan.first(), seed));
     let pace = Duration::from_millis(arguments.pace.max(1));
-    let mut clients = load::spawn(&world, NODES, Size { pace, followers: arguments.followers });
+    let mut clients = load::spawn(&world, plan.first(), Size { pace, followers: arguments.followers });
     let every = Duration::from_secs(arguments.every);
     let kinds = match (arguments.calm, arguments.only.is_empty()) {
         (true, _) => Vec::new(),
@@ -109,9 +114,14 @@ async fn course(
         (false, true) => Kind::value_variants().iter().copied().chain([Kind::Kill]).collect(),
         (false, false) => arguments.only.clone(),
     };
-    let mut deck = Deck::new(seed, kinds, NODES, every.mul_f64(LONGEST));
-    let schedule = Schedule { every, until: Duration::from_secs(arguments.seconds) };
-    let incidents = rage(cluster, &world, &mut deck, schedule).await?;
+    let incidents = match plan.steps(Duration::from_secs(arguments.cut)) {
+        Some(steps) => rage(cluster, &world, steps, Schedule { every, until: None }).await?,
+        None => {
+            let deck = Deck::new(seed, kinds, plan.first(), every.mul_f64(LONGEST));
+            let until = Some(Duration::from_secs(arguments.seconds));
+            rage(cluster, &world, deck, Schedule { every, until }).await?
+        }
+    };
     let end = world.now();
 
     world.begin(Phase::Settle);
@@ -177,8 +187,8 @@ fn write_history(path: &Path, history: &History, placed: &[Placed]) -> Result<()
 }
 
 /// The last lines of every node's log.
-fn show_logs(dir: &Path) {
-    for side in 1..=NODES {
+fn show_logs(dir: &Path, nodes: Side) {
+    for side in 1..=nodes {
         let log = fs::read_to_string(dir.join(format!("node-{side}")).join("zwerm.log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         println!("--- node {side}, the end of its log");

@@ -4,7 +4,7 @@
 //! Start at [`World::record`].
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,10 @@ pub(crate) struct Placed {
 #[derive(Debug)]
 pub(crate) struct World {
     started: Instant,
+    /// Where each node's clients connect, whether it is there or not.
     nodes: Vec<SocketAddr>,
+    /// The nodes that clients choose from.
+    there: RefCell<BTreeSet<Side>>,
     history: RefCell<History>,
     placed: RefCell<Vec<Placed>>,
     /// Connections that were accepted and have not ended.
@@ -61,11 +64,12 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// A run that begins now, with brokers at these addresses.
-    pub(crate) fn new(nodes: Vec<SocketAddr>, seed: u64) -> Self {
+    /// A run that begins now, with brokers at these addresses, of which the first `there` are there.
+    pub(crate) fn new(nodes: Vec<SocketAddr>, there: Side, seed: u64) -> Self {
         Self {
             started: Instant::now(),
             nodes,
+            there: RefCell::new((1..=there).collect()),
             history: RefCell::default(),
             placed: RefCell::default(),
             live: RefCell::default(),
@@ -137,17 +141,30 @@ impl World {
         self.random.borrow_mut().random_range(from..=to)
     }
 
-    /// Any node.
-    pub(crate) fn any_node(&self) -> Side {
-        let nodes = u64::try_from(self.nodes.len()).unwrap_or(1);
-        Side::try_from(self.random(1, nodes)).unwrap_or(1)
+    /// Clients choose from these nodes, too.
+    pub(crate) fn there(&self, nodes: impl Iterator<Item = Side>) {
+        self.there.borrow_mut().extend(nodes);
     }
 
-    /// Any node but this one.
+    /// No client chooses one of these nodes any more.
+    pub(crate) fn gone(&self, nodes: impl Iterator<Item = Side>) {
+        let mut there = self.there.borrow_mut();
+        for node in nodes {
+            there.remove(&node);
+        }
+    }
+
+    /// Any node.
+    pub(crate) fn any_node(&self) -> Side {
+        self.other_node(0)
+    }
+
+    /// Any node but this one, if there is another.
     pub(crate) fn other_node(&self, than: Side) -> Side {
-        let nodes = Side::try_from(self.nodes.len()).unwrap_or(1);
-        let step = self.random(1, u64::from(nodes.saturating_sub(1).max(1)));
-        (than - 1 + Side::try_from(step).unwrap_or(1)) % nodes + 1
+        let there = self.there.borrow();
+        let others: Vec<Side> = there.iter().copied().filter(|node| *node != than).collect();
+        let at = self.random(1, others.len().max(1) as u64) - 1;
+        usize::try_from(at).ok().and_then(|at| others.get(at).copied()).unwrap_or(than.max(1))
     }
 
     /// Where clients of a node, from 1, connect.

@@ -84,11 +84,12 @@ async fn qos_0_over_the_bound_drops_the_oldest_and_holds_nobody() {
 async fn a_full_lane_makes_the_publisher_busy_until_it_has_room() {
     let mut world = Brokers::new(3);
     world.lanes = LaneLimits { messages: 20, ..LaneLimits::default() };
-    world.form(&limited(12, Duration::from_secs(60))).await;
+    world.form(&limited(30, Duration::from_secs(60))).await;
     let mut slow = world.client(2, "slow").await;
     slow.subscribe(vec![line("t", QoS::AtLeastOnce)], 0).await;
     let mut publisher = world.client(1, "publisher").await;
-    // The receiver accepts 12 and holds the others back; it takes 23 without being told to go.
+    // The receiver accepts 30 and holds back what the lane holds, 20 at most: fewer than the 60 at which it is told
+    // to go, however fast it is.
     let mut sent: u16 = 0;
     while publisher.publish(publish("t", &sent.to_string(), QoS::AtLeastOnce, sent + 1)) == Admission::Taken {
         sent += 1;

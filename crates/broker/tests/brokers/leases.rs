@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use zwerm_broker::Config;
+use zwerm_broker::{AttachError, Config};
 use zwerm_wire::{QoS, ReasonCode};
 
-use crate::client::{Brokers, line, publish};
-use crate::fixture::until;
+use crate::client::{Brokers, connect, line, publish};
+use crate::fixture::{soon, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_lease_nothing_is_delivered_or_acknowledged_not_even_afterwards() {
@@ -58,8 +58,16 @@ async fn without_a_lease_for_too_long_a_node_sends_its_clients_elsewhere() {
     let mut client = world.client(2, "c").await;
     world.isolate(2);
     assert_eq!(client.kicked().await, ReasonCode::UseAnotherServer);
+    let refused = soon("an answer without delay", world.app(2).attach(&connect("c"))).await.unwrap_err();
+    assert_eq!((refused, refused.reason()), (AttachError::CutOff, ReasonCode::ServerUnavailable));
     world.rejoin(2);
     world.ready().await;
+    let accepted = async {
+        while world.app(2).attach(&connect("c")).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    };
+    soon("clients are accepted again", accepted).await;
     world.end().await;
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
-use zwerm_gateway::{Gateway, ListenerConfig, TlsConfig, TlsVersion};
+use zwerm_gateway::{Config, Gateway, ListenerConfig, TlsConfig, TlsVersion};
 use zwerm_wire::Packet;
 
 use super::certificates::{Authority, Files, TlsClient};
@@ -213,6 +213,33 @@ async fn a_slow_handshake_is_cut_and_an_abandoned_one_forgotten() {
     let node = Node::start(vec![secured(files.config())]).await;
     drop(dial(node.address()));
     node.has_refused("closed", 1).await;
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_all_places_for_handshakes_are_taken_more_are_closed_and_who_is_in_stays() {
+    let authority = Authority::new("zwerm test");
+    let files = Files::new(&authority.server());
+    let (max_tls_handshakes, max_waiting) = (1, 0);
+    let listeners = vec![secured(files.config())];
+    let node =
+        Node::start_with(Config { listeners, max_tls_handshakes, max_waiting, ..Config::default() }).await;
+    let address = node.address();
+    blocking(move || {
+        let client = authority.trusting();
+        let mut inside = Mqtt::connect(client.dial(address), "inside");
+        let silent = dial(address);
+        visit(&client, address, "beside one that says nothing");
+        // the first byte of a handshake takes the place; when it has come shows only in what becomes of the others
+        let mut slow = dial(address);
+        slow.write_all(&[22]).unwrap();
+        while Mqtt::try_connect(client.dial(address), "a try") {}
+        inside.ping();
+        drop((slow, silent));
+        while !Mqtt::try_connect(client.dial(address), "another try") {}
+    })
+    .await;
+    assert!(node.refused("busy") >= 1);
     node.end().await;
 }
 
