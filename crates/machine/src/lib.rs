@@ -12,6 +12,7 @@ mod due;
 mod effects;
 mod enqueue;
 mod entry;
+mod exclusive;
 mod exchange;
 mod group;
 mod interest;
