@@ -75,18 +75,27 @@ impl Shard {
     /// In the shard of the client: whether a connection may have an exclusive subscription, which is while it is there
     /// and while the client's durable session has it. Changes nothing; a command, so that it is asked of the leader.
     pub(crate) fn holds(&self, holds: &Holds) -> Outcome {
-        let filter = exclusive(&holds.filter)?;
+        exclusive(&holds.filter)?;
         let by = holds.by.as_ref().ok_or(Refusal::Invalid)?;
         let owner = self.clients.get(by.client_id.as_str()).map(|entry| entry.owner);
         let owner = owner.filter(|owner| owner.connected);
-        let is_connected = owner.is_some_and(|owner| owner.epoch == by.epoch);
-        let is_kept =
-            || self.session(&by.client_id).is_some_and(|session| session.subscriptions.contains_key(&filter));
         Ok(Reply::Held(Held {
-            held: is_connected || is_kept(),
+            held: self.may_hold(holds),
             // Epochs that the shard gives later are greater.
             before: owner.map_or(self.epoch + 1, |owner| owner.epoch),
         }))
+    }
+
+    /// What [`Holds`] asks, as this state knows it.
+    #[must_use]
+    pub fn may_hold(&self, holds: &Holds) -> bool {
+        let Some(by) = &holds.by else { return false };
+        let owner = self.clients.get(by.client_id.as_str()).map(|entry| entry.owner);
+        let is_connected = owner.is_some_and(|owner| owner.connected && owner.epoch == by.epoch);
+        let is_kept = |filter: &TopicFilter| {
+            self.session(&by.client_id).is_some_and(|session| session.subscriptions.contains_key(filter))
+        };
+        is_connected || exclusive(&holds.filter).is_ok_and(|filter| is_kept(&filter))
     }
 
     /// Exclusive filters with their holders, those included that may be gone; behind a filter, in order.

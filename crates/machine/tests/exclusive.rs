@@ -1,6 +1,6 @@
 //! Exclusive subscriptions: who holds a filter, and from when on a holder is known to be gone.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 mod commands;
 
@@ -282,7 +282,9 @@ proptest! {
                 prop_assert_eq!(&by.client_id, CLIENTS[*client]);
             }
             let known: Vec<Holder> = shard.exclusives("").map(|(_, by)| by.clone()).collect();
-            known.into_iter().for_each(|by| drop(epochs.entry(by.client_id).or_default().insert(by.epoch)));
+            for by in known {
+                epochs.entry(by.client_id).or_default().insert(by.epoch);
+            }
             for (client_id, epochs) in &epochs {
                 for epoch in epochs {
                     let is_holder = shard.exclusives("").any(|(_, by)| by.client_id == *client_id && by.epoch == *epoch);

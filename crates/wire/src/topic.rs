@@ -31,7 +31,9 @@ pub enum TopicError {
     #[error("a shared subscription reads $share/name/filter")]
     BadShare,
     /// `$exclusive/` without a filter after it, or with one that is shared or exclusive itself.
-    #[error("an exclusive subscription reads $exclusive/filter, and its filter is neither shared nor exclusive")]
+    #[error(
+        "an exclusive subscription reads $exclusive/filter, and its filter is neither shared nor exclusive"
+    )]
     BadExclusive,
 }
 
