@@ -4,7 +4,8 @@
 //! of the same client, and by any other once the shard of its client says that it holds nothing any more
 //! ([`Shard::holds`]): its connection is over, and no durable session of its client has the filter. That stays so for
 //! ever, for an epoch never comes back, and a later connection of the client becomes the holder before it subscribes.
-//! So whoever was told may act on it at any time, and nothing depends on a holder that gives its filter back.
+//! So whoever was told may act on it at any time, and only a client that unsubscribes and stays has to give its filter
+//! back ([`Shard::vacate`]).
 //!
 //! Knows no subscriptions but by their filters. Start at [`Shard::exclude`].
 

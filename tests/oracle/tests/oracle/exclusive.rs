@@ -36,7 +36,7 @@ fn one_after_the_other_is_right_and_the_holder_must_get_what_is_acknowledged() {
     let begun = begun.sent("p", 1, "t/1").got("a", 1, 1, "t/1").unsubscribe("a", 1, FILTER);
     let next = begun.durable("b", 1, false).subscribed("b", 1, FILTER).sent("p", 2, "t/2");
     next.clone().got("b", 1, 2, "t/2").drained("b", 1).passes();
-    next.drained("b", 1).fails(Promise::P1, Breach::Lost, 2);
+    next.drained("b", 1).fails(Promise::P4, Breach::Lost, 2);
 }
 
 #[test]
