@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use commands::*;
 use proptest::prelude::*;
-use proptest::sample::select;
 use zwerm_machine::records::shard_command::Command;
 use zwerm_machine::records::shard_reply::Reply;
 use zwerm_machine::records::*;
