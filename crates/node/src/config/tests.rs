@@ -98,6 +98,7 @@ max_qos = 1
 retain_available = false
 wildcard_subscriptions = false
 shared_subscriptions = false
+exclusive_subscriptions = false
 subscription_identifiers = false
 keep_alive_maximum = 300
 max_inflight = 20
@@ -201,6 +202,7 @@ fn every_key() -> Config {
             retain_available: false,
             wildcard_subscriptions: false,
             shared_subscriptions: false,
+            exclusive_subscriptions: false,
             subscription_identifiers: false,
             keep_alive_maximum: 300,
             max_inflight: NonZeroU16::new(20).unwrap(),
