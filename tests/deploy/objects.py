@@ -131,6 +131,7 @@ def by_each_other(rendered, domain):
         selects(policy["spec"]["podSelector"]["matchLabels"], labels, "NetworkPolicy")
         _policy(policy["spec"]["ingress"], labels, ports)
     _pod(rendered, spec, ports)
+    _rights(rendered, stateful)
     _formation(rendered, stateful, domain)
 
 
@@ -193,6 +194,24 @@ def _pod(rendered, spec, ports):
     stopping = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
     if pod["terminationGracePeriodSeconds"] <= stopping:
         refuse("no time is left for SIGTERM")
+
+
+def _rights(rendered, stateful):
+    """Pods have a token exactly when they have a right, and that is to read their own StatefulSet."""
+    roles, bindings = rendered.all("Role"), rendered.all("RoleBinding")
+    if rendered.pod["spec"]["automountServiceAccountToken"] != bool(roles) or len(roles) != len(bindings):
+        refuse("a token without a right, or a right without a token")
+    if not roles:
+        return
+    own = {"apiGroups": ["apps"], "resources": ["statefulsets"], "verbs": ["get"],
+           "resourceNames": [stateful["metadata"]["name"]]}
+    if rendered.one("Role")["rules"] != [own]:
+        refuse(f"rights: {roles[0]['rules']}")
+    binding, account = rendered.one("RoleBinding"), rendered.pod["spec"]["serviceAccountName"]
+    if binding["roleRef"]["name"] != roles[0]["metadata"]["name"]:
+        refuse("the binding is of another role")
+    if binding["subjects"] != [{"kind": "ServiceAccount", "name": account, "namespace": "mqtt"}]:
+        refuse(f"bound to {binding['subjects']}")
 
 
 def _formation(rendered, stateful, domain):
