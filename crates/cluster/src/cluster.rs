@@ -307,7 +307,7 @@ impl Shared {
     /// Takes the formation as what it is from now on. Called once.
     pub(crate) fn adopt(&self, formation: Formation) {
         for member in &formation.members {
-            self.peers.learn(member.id, &member.cluster_addr);
+            self.peers.learn(member.id, member.incarnation, &member.cluster_addr);
         }
         // Both are set here and nowhere else, under `accepting` or before any task runs.
         drop(self.cluster_id.set(formation.cluster_id.clone()));

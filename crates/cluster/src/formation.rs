@@ -168,7 +168,7 @@ impl Shared {
     /// Notes who another node is and where.
     pub(crate) fn meet(&self, introduction: Introduction) {
         if introduction.id != self.own.id {
-            self.peers.learn(introduction.id, &introduction.cluster_addr);
+            self.peers.learn(introduction.id, introduction.incarnation, &introduction.cluster_addr);
             self.acquaintances.note(introduction);
         }
     }

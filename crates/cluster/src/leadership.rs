@@ -63,7 +63,7 @@ pub(crate) async fn open_groups(shared: &Arc<Shared>) {
     shared.set_shard_clients(clients);
     let (lanes, peers) = (Arc::clone(&shared.lanes), shared.peers.clone());
     let before = move |control: &Control, _| {
-        control.nodes().for_each(|node| peers.learn(node.id, &node.cluster_addr));
+        control.nodes().for_each(|node| peers.learn(node.id, node.incarnation, &node.cluster_addr));
         lanes.follow(control);
     };
     let (own, lease) = (Arc::clone(&shared.own), Arc::clone(&shared.lease));

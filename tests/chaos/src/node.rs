@@ -13,7 +13,7 @@ use tokio::process::Child;
 use tokio::time::timeout;
 use zwerm_tests::{Signal, get, send_signal};
 
-use crate::network::{Network, Side};
+use crate::network::{CLIENTS, Network, Side};
 
 const MQTT: u16 = 1883;
 const HTTP: u16 = 8080;
@@ -22,12 +22,17 @@ const CLUSTER: u16 = 7100;
 /// How long a node may take to stop on SIGTERM.
 const STOPPING: Duration = Duration::from_secs(30);
 
+/// Lines of a log that are shown when a run fails.
+const TAIL: usize = 30;
+
 /// A node and, while it runs, its process. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct Node {
     side: Side,
     binary: PathBuf,
     dir: PathBuf,
+    /// Beside the configuration.
+    environment: Vec<(String, String)>,
     child: Option<Child>,
 }
 
@@ -37,8 +42,6 @@ impl Node {
     /// # Errors
     /// When the directory cannot be written.
     pub(crate) fn configure(side: Side, nodes: u8, dir: &Path, binary: &Path) -> Result<Self> {
-        fs::create_dir_all(dir.join("data"))?;
-        let node = Self { side, binary: binary.to_owned(), dir: dir.to_owned(), child: None };
         let at = |side: Side, port: u16| SocketAddr::from((Network::address(side), port));
         let peers: Vec<String> = (1..=nodes).map(|peer| at(peer, CLUSTER).to_string()).collect();
         let config = format!(
@@ -48,12 +51,43 @@ impl Node {
              [[listener]]\nkind = \"mqtt\"\nbind = \"{}\"\n\n[http]\nbind = \"{}\"\n\n\
              [mqtt]\nallow_anonymous = true\n",
             dir.join("data").join("zwerm"),
-            node.mqtt(),
-            node.http(),
+            at(side, MQTT),
+            at(side, HTTP),
             cluster = at(side, CLUSTER),
         );
-        fs::write(node.dir.join("zwerm.toml"), config)?;
+        let mut node = Self::with(&config, dir, binary, Vec::new())?;
+        node.move_to(side);
         Ok(node)
+    }
+
+    /// A node without a place yet, with this configuration and variables of its environment.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub(crate) fn with(
+        config: &str,
+        dir: &Path,
+        binary: &Path,
+        environment: Vec<(String, String)>,
+    ) -> Result<Self> {
+        fs::create_dir_all(dir.join("data"))?;
+        fs::write(dir.join("zwerm.toml"), config)?;
+        Ok(Self { side: CLIENTS, binary: binary.to_owned(), dir: dir.to_owned(), environment, child: None })
+    }
+
+    /// Its next start is on this side.
+    pub(crate) fn move_to(&mut self, side: Side) {
+        self.side = side;
+    }
+
+    /// Where it is, or was last.
+    pub(crate) fn side(&self) -> Side {
+        self.side
+    }
+
+    /// Whether a process was started and not ended since.
+    pub(crate) fn runs(&self) -> bool {
+        self.child.is_some()
     }
 
     /// Starts the process; its output is appended to the node's log.
@@ -72,6 +106,7 @@ impl Node {
         if let Ok(level) = std::env::var("ZWERM_TEST_LOG") {
             command.env("ZWERM_LOG__LEVEL", level);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
         self.child = Some(command.spawn().context("starting zwerm serve")?);
         Ok(())
@@ -103,6 +138,14 @@ impl Node {
     /// When it does not run, or does not stop in time (then it is killed).
     pub(crate) async fn terminate(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
+        self.stopped().await
+    }
+
+    /// Waits for the end that a signal has asked for.
+    ///
+    /// # Errors
+    /// When it does not run, or does not stop in time (then it is killed).
+    pub(crate) async fn stopped(&mut self) -> Result<ExitStatus> {
         let mut child = self.child.take().context("it does not run")?;
         let stopped = timeout(STOPPING, child.wait()).await;
         stopped
@@ -135,6 +178,13 @@ impl Node {
     /// The file all its output goes to.
     pub(crate) fn log_path(&self) -> PathBuf {
         self.dir.join("zwerm.log")
+    }
+
+    /// The last lines of that file.
+    pub(crate) fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.log_path()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines.get(lines.len().saturating_sub(TAIL)..).unwrap_or_default().join("\n")
     }
 
     /// Where its data is.

@@ -66,7 +66,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
     let (course, history, placed) = match outcome {
         Ok(outcome) => outcome,
         Err(error) => {
-            show_logs(&dir);
+            cluster.show_logs();
             return Err(error);
         }
     };
@@ -88,7 +88,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
         scoreboard::update(path, &report)?;
     }
     if !report.held() {
-        show_logs(&dir);
+        cluster.show_logs();
     }
     Ok(report.held())
 }
@@ -174,16 +174,4 @@ fn write_history(path: &Path, history: &History, placed: &[Placed]) -> Result<()
         }
     }
     Ok(file.flush()?)
-}
-
-/// The last lines of every node's log.
-fn show_logs(dir: &Path) {
-    for side in 1..=NODES {
-        let log = fs::read_to_string(dir.join(format!("node-{side}")).join("zwerm.log")).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        println!("--- node {side}, the end of its log");
-        for line in lines.iter().skip(lines.len().saturating_sub(30)) {
-            println!("{line}");
-        }
-    }
 }
