@@ -8,6 +8,7 @@ mod cli;
 pub mod config;
 mod http;
 pub mod identity;
+pub mod kubernetes;
 mod parts;
 mod passwd;
 mod pubsub;
