@@ -1,7 +1,7 @@
 """Checks what is under deploy/ without Kubernetes, Docker or a running systemd.
 
 Usage: check.py chart|values|compose|unit|image --zwerm PROGRAM --files DIRECTORY
-PROGRAM checks the configurations that come out; DIRECTORY holds what they name: tls.crt, tls.key, ca.crt; the users are added here.
+PROGRAM checks the configurations that come out; DIRECTORY holds what they name: tls.crt, tls.key, ca.crt; the users and the token are added here.
 Prints JSON lines, like the client programs. ZWERM_BLESS=1 writes rendered/zwerm.toml anew. Start at main.
 """
 
@@ -54,6 +54,7 @@ class Checks:
         self.zwerm, self.files, self.report = zwerm, files, Report()
         subprocess.run([zwerm, "passwd", files / "users", "anna"], input="a pencil\n", text=True, check=True,
                        stdout=subprocess.DEVNULL, timeout=60)
+        (files / "token").write_text("sixteen-or-more-letters\n")
 
     def accepted(self, config, environment):
         """Raises unless zwerm takes the configuration, with the files of its Secrets in place; its effective form."""
@@ -317,7 +318,7 @@ def in_context(name, patterns):
 # Keys that the chart sets itself, from other values or never.
 ELSEWHERE = {
     "node.name", "node.data_dir", "cluster.listen", "cluster.advertise", "cluster.peers", "cluster.bootstrap_expect",
-    "cluster.shards", "http.bind", "mqtt.allow_anonymous", "auth.users_file",
+    "cluster.shards", "http.bind", "http.token_file", "node.shutdown_grace", "mqtt.allow_anonymous", "auth.users_file",
 }
 
 # Values that are refused, and words of the reason.
@@ -348,7 +349,7 @@ WRONG = [
     ("--set ingress.enabled=true,listeners.ws.enabled=true", "ingress.host"),
     ("--set httpPort=1883", "are both 1883"),
     ("--set clusterPort=8080", "are both 8080"),
-    ("--set shutdown.terminationGraceSeconds=5", "must be more than"),
+    ("--set shutdown.terminationGraceSeconds=39", "must be 40 or more"),
     ("--set cluster.bootstrapExpect=5", "wait for ever"),
     ("--kube-version 1.29.0", "which is incompatible with Kubernetes"),
 ]

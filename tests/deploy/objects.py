@@ -192,8 +192,8 @@ def _pod(rendered, spec, ports):
     if not wanted.items() <= security.items() or not security["runAsUser"]:
         refuse(f"not as it should be: {security}")
     stopping = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-    if pod["terminationGracePeriodSeconds"] <= stopping:
-        refuse("no time is left for SIGTERM")
+    if pod["terminationGracePeriodSeconds"] < stopping + config["node"]["shutdown_grace"] + 15:
+        refuse("the time that SIGTERM has is too short")
 
 
 def _rights(rendered, stateful):

@@ -208,11 +208,19 @@ impl Node {
     /// # Errors
     /// When it does not run or does not end in time.
     pub async fn terminate(&mut self, deadline: Duration) -> Result<ExitStatus> {
+        send_signal(self.pid().with_context(|| format!("node {} does not run", self.number))?, Signal::TERM)?;
+        self.ended(deadline).await
+    }
+
+    /// Waits for the end of a process that was told to end.
+    ///
+    /// # Errors
+    /// When it does not run or does not end in time.
+    pub async fn ended(&mut self, deadline: Duration) -> Result<ExitStatus> {
         let mut child = self.child.take().with_context(|| format!("node {} does not run", self.number))?;
-        send_signal(child.id().context("the process has no id any more")?, Signal::TERM)?;
         timeout(deadline, child.wait())
             .await
-            .with_context(|| format!("node {} did not stop on SIGTERM", self.number))?
+            .with_context(|| format!("node {} did not stop in time", self.number))?
             .context("waiting for the end")
     }
 

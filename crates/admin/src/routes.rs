@@ -2,37 +2,61 @@
 //!
 //! Knows no socket. Start at [`router`].
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::extract::State;
-use axum::http::{StatusCode, Uri, header};
+use axum::body::Bytes;
+use axum::extract::connect_info::ConnectInfo;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::{Exposition, NodeView, RateWindow, Readiness, Status};
+use crate::{Changed, ControlError, Exposition, Node, RateWindow, Readiness, Status};
 
 /// What the handlers share.
 #[derive(Clone)]
 pub(crate) struct Shared {
-    pub(crate) view: Arc<dyn NodeView>,
+    pub(crate) node: Node,
     pub(crate) rates: Arc<Mutex<RateWindow>>,
 }
 
 /// Every path that this port answers, for the 404.
-const PATHS: [&str; 5] = ["/healthz", "/readyz", "/metrics", "/api/v1/status", "/api/v1/openapi.json"];
+const PATHS: [&str; 7] = [
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/api/v1/status",
+    "/api/v1/node/drain",
+    "/api/v1/node/undrain",
+    "/api/v1/openapi.json",
+];
+
+/// Bytes of the body of a change.
+const LARGEST_BODY: usize = 64 << 10;
 
 const OPENAPI: &str = include_str!("openapi.json");
 
-/// All routes over one view.
+/// All routes of one node.
 pub(crate) fn router(shared: Shared) -> Router {
+    // whoever may not change anything does not find out what there is to change either
+    let changes = Router::new()
+        .route("/api/v1/node/drain", post(drain))
+        .route("/api/v1/node/undrain", post(undrain))
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .route_layer(from_fn_with_state(shared.clone(), guarded));
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
         .route("/api/v1/openapi.json", get(openapi))
+        .merge(changes)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(shared)
@@ -44,19 +68,19 @@ async fn healthz() -> &'static str {
 }
 
 async fn readyz(State(shared): State<Shared>) -> (StatusCode, Json<Readiness>) {
-    let readiness = shared.view.readiness();
+    let readiness = shared.node.view.readiness();
     let code = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, Json(readiness))
 }
 
 async fn metrics(State(shared): State<Shared>) -> Response {
     let mut page = Exposition::new();
-    shared.view.metrics(&mut page);
+    shared.node.view.metrics(&mut page);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page.finish()).into_response()
 }
 
 async fn status(State(shared): State<Shared>) -> Json<Status> {
-    let known = shared.view.status();
+    let known = shared.node.view.status();
     let rates = shared.rates.lock().unwrap_or_else(PoisonError::into_inner).rates();
     Json(Status { known, rates })
 }
@@ -70,7 +94,70 @@ async fn not_found(uri: Uri) -> Response {
     (StatusCode::NOT_FOUND, Json(body)).into_response()
 }
 
+/// What a path takes besides OPTIONS, which none does.
 async fn method_not_allowed(uri: Uri) -> Response {
-    let body = json!({ "error": "method not allowed", "path": uri.path(), "methods": ["GET", "HEAD"] });
-    (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, HEAD")], Json(body)).into_response()
+    let is_change = uri.path().starts_with("/api/v1/node/");
+    let methods: &[&str] = if is_change { &["POST"] } else { &["GET", "HEAD"] };
+    let body = json!({ "error": "method not allowed", "path": uri.path(), "methods": methods });
+    (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, methods.join(", "))], Json(body)).into_response()
+}
+
+/// Lets a change through to its handler only from who may make it.
+async fn guarded(
+    State(shared): State<Shared>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if request.method() != Method::POST {
+        return next.run(request).await;
+    }
+    let path = request.uri().path().to_owned();
+    match shared.node.guard.admit(peer.ip(), request.headers()) {
+        Ok(()) => {
+            tracing::info!(%peer, path, "a change over HTTP");
+            next.run(request).await
+        }
+        Err(denied) => {
+            tracing::warn!(%peer, path, reason = denied.reason(), "a change over HTTP was not allowed");
+            let said = failure(denied.status(), denied.reason());
+            if denied.status() == StatusCode::UNAUTHORIZED {
+                return ([(header::WWW_AUTHENTICATE, "Bearer")], said).into_response();
+            }
+            said
+        }
+    }
+}
+
+async fn drain(State(shared): State<Shared>, body: Bytes) -> Response {
+    match read(&body) {
+        Ok(request) => answer(shared.node.control.drain(request)).await,
+        Err(error) => not_understood(&error),
+    }
+}
+
+async fn undrain(State(shared): State<Shared>) -> Response {
+    answer(shared.node.control.undrain()).await
+}
+
+/// What a change asks for; an empty body is the default. JSON whatever the content type says.
+fn read<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, serde_json::Error> {
+    if body.is_empty() { Ok(T::default()) } else { serde_json::from_slice(body) }
+}
+
+fn not_understood(error: &serde_json::Error) -> Response {
+    failure(StatusCode::BAD_REQUEST, &format!("the body: {error}"))
+}
+
+/// Makes a change and says what came of it.
+async fn answer<T: Serialize>(change: Changed<'_, T>) -> Response {
+    match change.await {
+        Ok(changed) => Json(changed).into_response(),
+        Err(ControlError::Refused(reason)) => failure(StatusCode::CONFLICT, &reason),
+        Err(ControlError::Unavailable(reason)) => failure(StatusCode::SERVICE_UNAVAILABLE, &reason),
+    }
+}
+
+fn failure(code: StatusCode, error: &str) -> Response {
+    (code, Json(json!({ "error": error }))).into_response()
 }

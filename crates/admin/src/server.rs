@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
+use axum::extract::connect_info::ConnectInfo;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -18,7 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::routes::{Shared, router};
-use crate::{NodeView, RateWindow};
+use crate::{Guard, NodeControl, NodeView, RateWindow};
 
 /// Connections served at a time. Policy: the next ones wait in the kernel's backlog.
 const MAX_CONNECTIONS: usize = 256;
@@ -43,6 +44,23 @@ pub enum ServerError {
     Ended(#[source] tokio::task::JoinError),
 }
 
+/// The node behind the port.
+#[derive(Clone)]
+pub struct Node {
+    /// What it shows.
+    pub view: Arc<dyn NodeView>,
+    /// How it is changed.
+    pub control: Arc<dyn NodeControl>,
+    /// Who may change it.
+    pub guard: Guard,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("guard", &self.guard).finish_non_exhaustive()
+    }
+}
+
 /// A running HTTP server. Await [`Server::stopped`] at shutdown: it owns every task of the port.
 #[derive(Debug)]
 pub struct Server {
@@ -57,11 +75,11 @@ impl Server {
     /// [`ServerError::Listener`] when the socket is not usable.
     pub fn start(
         listener: TcpListener,
-        view: Arc<dyn NodeView>,
+        node: Node,
         shutdown: CancellationToken,
     ) -> Result<Self, ServerError> {
         let address = listener.local_addr().map_err(ServerError::Listener)?;
-        let task = tokio::spawn(serve(listener, view, shutdown));
+        let task = tokio::spawn(serve(listener, node, shutdown));
         Ok(Self { address, task })
     }
 
@@ -80,8 +98,8 @@ impl Server {
     }
 }
 
-async fn serve(listener: TcpListener, view: Arc<dyn NodeView>, shutdown: CancellationToken) {
-    let shared = Shared { view, rates: Arc::new(Mutex::new(RateWindow::default())) };
+async fn serve(listener: TcpListener, node: Node, shutdown: CancellationToken) {
+    let shared = Shared { node, rates: Arc::new(Mutex::new(RateWindow::default())) };
     let app = router(shared.clone());
     let mut tasks = JoinSet::new();
     tasks.spawn(sample(shared, shutdown.clone()));
@@ -103,8 +121,9 @@ async fn accept(listener: &TcpListener, app: &Router, shutdown: &CancellationTok
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => {
-                tasks.spawn(connection(stream, app.clone(), shutdown.clone(), place));
+            Ok((stream, peer)) => {
+                let app = app.clone().layer(Extension(ConnectInfo(peer)));
+                tasks.spawn(connection(stream, app, shutdown.clone(), place));
             }
             Err(error) => {
                 tracing::warn!(%error, "accepting an HTTP connection failed");
@@ -148,7 +167,7 @@ async fn sample(shared: Shared, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let totals = shared.view.totals();
+        let totals = shared.node.view.totals();
         shared.rates.lock().unwrap_or_else(PoisonError::into_inner).observe(start.elapsed(), totals);
     }
 }

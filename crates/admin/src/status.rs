@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::Drain;
+
 /// A node's random 64-bit id. In JSON 16 hexadecimal digits: such a number does not survive JavaScript.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u64);
@@ -59,6 +61,8 @@ pub struct NodeStatus {
     pub node: ThisNode,
     /// Whether it takes clients.
     pub readiness: Readiness,
+    /// Whether it sends them away.
+    pub drain: Drain,
     /// All nodes of the cluster, itself included, by name.
     pub nodes: Vec<NodeRow>,
     /// The Raft groups that this node hosts.
@@ -136,6 +140,8 @@ pub struct NodeRow {
     pub role: VoterRole,
     /// Of its latest start that the cluster has seen.
     pub incarnation: u64,
+    /// It sends its clients and leaderships to other nodes.
+    pub draining: bool,
     /// Since when it is in this state: milliseconds since 1970.
     pub since_ms: u64,
     /// `host:port` for other nodes.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -26,12 +26,14 @@ impl NodeView for Scripted {
             version: "0.1.0".into(),
             node: ThisNode { id: NodeId(u64::MAX), name: "node-1".into(), incarnation: 3, uptime_s: 9 },
             readiness: self.readiness(),
+            drain: Drain { state: DrainState::Draining, for_good: false, clients_left: 2, groups_led: 1 },
             nodes: vec![NodeRow {
                 id: NodeId(1),
                 name: "node-1".into(),
                 state: NodeState::Up,
                 role: VoterRole::Leader,
                 incarnation: 3,
+                draining: true,
                 since_ms: 1,
                 cluster_addr: "127.0.0.1:7100".into(),
                 mqtt_addr: "127.0.0.1:1883".into(),
@@ -75,6 +77,22 @@ impl NodeView for Scripted {
     }
 }
 
+impl NodeControl for Scripted {
+    fn drain(&self, request: DrainRequest) -> Changed<'_, Drain> {
+        Box::pin(async move {
+            if !request.force && !self.ready.load(Ordering::Relaxed) {
+                return Err(ControlError::Refused("nobody else is up".into()));
+            }
+            let (state, for_good) = (DrainState::Draining, request.for_good);
+            Ok(Drain { state, for_good, clients_left: 2, groups_led: 1 })
+        })
+    }
+
+    fn undrain(&self) -> Changed<'_, Drain> {
+        Box::pin(async { Err(ControlError::Unavailable("not now".into())) })
+    }
+}
+
 struct Running {
     view: Arc<Scripted>,
     server: Server,
@@ -82,25 +100,43 @@ struct Running {
 }
 
 async fn running() -> Running {
+    guarded_by(Guard::default()).await
+}
+
+async fn guarded_by(guard: Guard) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let view = Arc::new(Scripted { ready: AtomicBool::new(true) });
     let shutdown = CancellationToken::new();
-    let server = Server::start(listener, view.clone(), shutdown.clone()).unwrap();
+    let node = Node { view: view.clone(), control: view.clone(), guard };
+    let server = Server::start(listener, node, shutdown.clone()).unwrap();
     Running { view, server, shutdown }
 }
 
 impl Running {
     async fn request(&self, method: &str, path: &str) -> (StatusCode, String, String) {
+        self.send(method, path, &[], "").await
+    }
+
+    async fn post(&self, path: &str, headers: &[(&str, &str)], body: &'static str) -> (StatusCode, Value) {
+        let (code, kind, body) = self.send("POST", path, headers, body).await;
+        assert_eq!(kind, "application/json");
+        (code, serde_json::from_str(&body).unwrap())
+    }
+
+    async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &'static str,
+    ) -> (StatusCode, String, String) {
         let stream = TcpStream::connect(self.server.address()).await.unwrap();
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
         let driver = tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "x")
-            .body(Empty::<Bytes>::new())
-            .unwrap();
+        let request = Request::builder().method(method).uri(path).header("host", "x");
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request = request.body(Full::<Bytes>::from(body)).unwrap();
         let response = sender.send_request(request).await.unwrap();
         let code = response.status();
         let kind =
@@ -224,8 +260,9 @@ async fn the_openapi_document_is_true_of_every_path() {
     described.sort_unstable();
     assert_eq!(listed, described);
     for path in described {
-        let (code, kind, body) = node.request("GET", path).await;
-        let answer = &document["paths"][path]["get"]["responses"][code.as_str()]["content"];
+        let (method, described) = document["paths"][path].as_object().unwrap().iter().next().unwrap();
+        let (code, kind, body) = node.request(&method.to_uppercase(), path).await;
+        let answer = &described["responses"][code.as_str()]["content"];
         let kind = kind.split(';').next().unwrap();
         assert!(answer[kind].is_object(), "{path} answers {code} with {kind}, the document does not say so");
         if kind == "application/json" && path != "/api/v1/openapi.json" {
@@ -253,6 +290,64 @@ async fn another_method_than_get_is_a_405_in_json() {
     let (code, kind, body) = node.request("POST", "/api/v1/status").await;
     assert_eq!((code, kind.as_str()), (StatusCode::METHOD_NOT_ALLOWED, "application/json"));
     assert!(body.contains("method not allowed"), "{body}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_drain_is_what_was_asked_for_and_a_refusal_says_why() {
+    let node = running().await;
+    let (code, said) = node.post("/api/v1/node/drain", &[], "").await;
+    assert_eq!(
+        (code, &said["state"], &said["for_good"]),
+        (StatusCode::OK, &"draining".into(), &false.into())
+    );
+    let (code, said) = node.post("/api/v1/node/drain", &[], r#"{"for_good":true}"#).await;
+    assert_eq!((code, &said["for_good"]), (StatusCode::OK, &true.into()));
+    node.view.ready.store(false, Ordering::Relaxed);
+    let (code, said) = node.post("/api/v1/node/drain", &[], "{}").await;
+    assert_eq!((code, &said["error"]), (StatusCode::CONFLICT, &"nobody else is up".into()));
+    let (code, _) = node.post("/api/v1/node/drain", &[], r#"{"force":true}"#).await;
+    assert_eq!(code, StatusCode::OK);
+    let (code, said) = node.post("/api/v1/node/undrain", &[], "").await;
+    assert_eq!((code, &said["error"]), (StatusCode::SERVICE_UNAVAILABLE, &"not now".into()));
+    for wrong in [r#"{"forgood":true}"#, "{", "1", r#"{"force":1}"#] {
+        let (code, said) = node.post("/api/v1/node/drain", &[], wrong).await;
+        assert_eq!(code, StatusCode::BAD_REQUEST, "{wrong}");
+        assert!(said["error"].as_str().unwrap().starts_with("the body: "), "{said}");
+    }
+    let (code, _, body) = node.request("GET", "/api/v1/node/drain").await;
+    assert_eq!(code, StatusCode::METHOD_NOT_ALLOWED);
+    assert!(body.contains("\"POST\""), "{body}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn who_may_not_change_the_node_is_told_why_and_may_still_read() {
+    let node = running().await;
+    let (code, said) = node.post("/api/v1/node/drain", &[("origin", "http://evil.example")], "").await;
+    assert_eq!(code, StatusCode::FORBIDDEN);
+    assert!(said["error"].as_str().unwrap().contains("web page"), "{said}");
+    node.stop().await;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    std::fs::write(&path, "a-token-of-this-test\n").unwrap();
+    let node = guarded_by(Guard::new(Some(path))).await;
+    let (code, said) = node.post("/api/v1/node/drain", &[], "").await;
+    assert_eq!(code, StatusCode::UNAUTHORIZED);
+    assert!(said["error"].as_str().unwrap().contains("http.token_file"), "{said}");
+    let right = [("authorization", "Bearer a-token-of-this-test")];
+    assert_eq!(node.post("/api/v1/node/drain", &right, "").await.0, StatusCode::OK);
+    assert_eq!(node.json("/api/v1/status").await.0, StatusCode::OK);
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_body_of_a_change_is_not_read() {
+    let node = running().await;
+    let huge = String::leak(" ".repeat(100_000));
+    let (code, _, _) = node.send("POST", "/api/v1/node/drain", &[], huge).await;
+    assert_eq!(code, StatusCode::PAYLOAD_TOO_LARGE);
     node.stop().await;
 }
 

@@ -184,6 +184,18 @@ impl Broker {
         self.0.local.clients.len()
     }
 
+    /// Where clients of this node can go: the addresses for clients of the nodes that are up and stay.
+    #[must_use]
+    pub fn elsewhere(&self) -> Vec<String> {
+        self.0.cluster.alternatives().into_iter().map(|node| node.mqtt_addr).collect()
+    }
+
+    /// Those who are connected now, to be sent away one after the other.
+    #[must_use]
+    pub fn evacuate(&self) -> Evacuation {
+        Evacuation { left: self.0.local.clients.live().into_iter(), broker: self.clone() }
+    }
+
     /// Subscriptions of this node's connections.
     #[must_use]
     pub fn subscriptions(&self) -> usize {
@@ -194,6 +206,23 @@ impl Broker {
     #[must_use]
     pub fn cluster(&self) -> &Cluster {
         &self.0.cluster
+    }
+}
+
+/// The clients that were connected at one moment and are told to go, one after the other.
+#[derive(Debug)]
+pub struct Evacuation {
+    left: std::vec::IntoIter<Arc<Mailbox>>,
+    broker: Broker,
+}
+
+impl Evacuation {
+    /// Tells the next `count` to go, for this reason; how many there were. 0: all have been told.
+    pub fn tell(&mut self, count: usize, reason: ReasonCode) -> usize {
+        // who was told to go for another reason goes anyway
+        let told = self.left.by_ref().filter(|mailbox| mailbox.kick(reason)).take(count).count();
+        self.broker.counters().kicked_draining.add(told as u64);
+        told
     }
 }
 

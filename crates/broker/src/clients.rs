@@ -95,14 +95,18 @@ impl Clients {
         self.each(|mailbox| mailbox.bell().ring());
     }
 
-    /// In an order that no hash decides: a simulation must replay.
     fn each(&self, act: impl Fn(&Mailbox)) {
+        self.live().iter().for_each(|mailbox| act(mailbox));
+    }
+
+    /// Who is connected now, in an order that no hash decides: a simulation must replay.
+    pub(crate) fn live(&self) -> Vec<Arc<Mailbox>> {
         let live = |(id, slot): (&ByteString, &Slot)| {
             slot.live.as_ref().map(|(epoch, mailbox)| (*epoch, id.clone(), Arc::clone(mailbox)))
         };
         let mut live: Vec<_> = self.0.lock().iter().filter_map(live).collect();
         live.sort_unstable_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
-        live.iter().for_each(|(_, _, mailbox)| act(mailbox));
+        live.into_iter().map(|(_, _, mailbox)| mailbox).collect()
     }
 
     /// Connections there are.

@@ -43,6 +43,8 @@ pub struct Counters {
     pub kicked_slow: Counter,
     /// Clients disconnected because a newer connection took their id over.
     pub kicked_taken_over: Counter,
+    /// Clients told to go to another node because this one drains.
+    pub kicked_draining: Counter,
     /// Retained messages stored or deleted.
     pub retained: Counter,
     /// Messages kept to be published later.

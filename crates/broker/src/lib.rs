@@ -24,7 +24,7 @@ mod sys;
 mod targets;
 
 pub use attachment::{Accepted, Admission, Attachment, Detach};
-pub use broker::{Attached, Broker, Unstarted};
+pub use broker::{Attached, Broker, Evacuation, Unstarted};
 pub use config::{Config, Overlapping, QueueFull, QueueLimits, SessionQueue, SharedStrategy};
 pub use counters::{Counter, Counters};
 pub use durable::Stage;

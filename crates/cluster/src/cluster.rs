@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zwerm_machine::Control;
+use zwerm_machine::records::Node;
 use zwerm_raft::{Group, GroupId, Host, Network, NetworkError};
 use zwerm_store::Engine;
 
@@ -191,6 +192,25 @@ impl Cluster {
         Ok((Self(shared), outbox_messages))
     }
 
+    /// Tells the others with the next heartbeat whether this node drains. While it does it leads nothing that another
+    /// node can lead, and comes last when leaders are chosen.
+    pub fn set_draining(&self, draining: bool) {
+        self.own.set_draining(draining);
+    }
+
+    /// Nodes where clients of this one can go: up, and not draining. By id.
+    #[must_use]
+    pub fn alternatives(&self) -> Vec<Node> {
+        let control = self.control.state();
+        control.nodes().filter(|node| node.id != self.own.id && can_take_over(node)).cloned().collect()
+    }
+
+    /// Raft groups that this node leads.
+    #[must_use]
+    pub fn groups_led(&self) -> usize {
+        self.host.known_groups().into_iter().filter(|id| self.leads(*id)).count()
+    }
+
     /// Gives leadership and routes up and stops everything. The broker has let all clients go before.
     pub async fn stop(&self) {
         // First: a node that says farewell must not come back as a new incarnation.
@@ -264,6 +284,7 @@ fn spawn_tasks(
     });
     each(|shared| Box::pin(async move { overseer::oversee(&shared).await }));
     each(|shared| Box::pin(async move { leadership::open_groups(&shared).await }));
+    each(|shared| Box::pin(async move { leadership::yield_while_draining(&shared).await }));
     let publisher = Arc::clone(shared);
     shared.spawn(async move { routes::publish_routes(&publisher, &mut route_queue).await });
     let runner = Arc::clone(shared);
@@ -301,6 +322,7 @@ impl Shared {
             mqtt_addr: self.config.mqtt_addr.clone(),
             http_addr: self.config.http_addr.clone(),
             cluster_id: self.cluster_id.get().cloned().unwrap_or_default(),
+            draining: self.own.is_draining(),
         }
     }
 
@@ -368,6 +390,10 @@ impl Shared {
         }
     }
 
+    pub(crate) fn leads(&self, group: GroupId) -> bool {
+        self.host.group(group).is_some_and(|group| group.is_leader())
+    }
+
     /// The shard that a client id or a topic belongs to; `None` before this node belongs to a cluster.
     #[must_use]
     pub fn shard_of(&self, name: &str) -> Option<u32> {
@@ -407,6 +433,11 @@ impl Shared {
         views.insert(shard, view);
         self.shard_views.store(Arc::new(views));
     }
+}
+
+/// Whether clients and leaderships can go to a node.
+pub(crate) fn can_take_over(node: &Node) -> bool {
+    node.up && !node.draining
 }
 
 /// Whether exactly this incarnation of a node is up.

@@ -1,4 +1,4 @@
-//! Opens the Raft groups that this node holds, and hands their leadership over when it stops.
+//! Opens the Raft groups that this node holds, and hands their leadership over when it drains or stops.
 //!
 //! Knows who votes where; does not know what the groups decide. Start at [`open_groups`].
 
@@ -9,11 +9,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use zwerm_machine::Control;
 use zwerm_machine::records::{ControlCommand, NodeDown, Placement, control_command::Command};
-use zwerm_raft::{Group, GroupId, Machine};
+use zwerm_raft::{Group, GroupId, GroupStatus, Machine};
 
 use crate::NodeId;
 use crate::batches::run_shard_client;
-use crate::cluster::Shared;
+use crate::cluster::{Shared, can_take_over};
 use crate::keeper::keep_shard;
 use crate::ledger::{CONTROL, control_request, group_of};
 use crate::outbox::publish_outbox;
@@ -163,27 +163,109 @@ pub(crate) async fn hand_over(shared: &Shared) {
     if said.is_err() {
         tracing::info!("stopping without a quorum: the others will find out");
     }
-    let transfers =
-        shared.host.known_groups().into_iter().filter_map(|id| shared.host.group(id)).map(transfer);
+    let groups = shared.host.known_groups().into_iter().filter_map(|id| shared.host.group(id));
+    let transfers = groups.map(|group| transfer(shared, group, Heir::Any));
     futures::future::join_all(transfers).await;
 }
 
-async fn transfer(group: Group) {
+/// While this node drains it leads no group that another node can lead. It may be elected again when a leader dies:
+/// better it than nobody; then it hands over again.
+pub(crate) async fn yield_while_draining(shared: &Shared) {
+    loop {
+        shared.own.drains().await;
+        let groups = shared.host.known_groups().into_iter().filter_map(|id| shared.host.group(id));
+        let transfers = groups.map(|group| transfer(shared, group, Heir::Fit));
+        futures::future::join_all(transfers).await;
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Who may lead in the place of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heir {
+    /// Any voter, though those that are up and stay are better.
+    Any,
+    /// Only those.
+    Fit,
+}
+
+/// The voter to lead next: one that stays, and of these who is furthest takes over soonest.
+fn successor(control: &Control, status: &GroupStatus, heir: Heir) -> Option<NodeId> {
+    let is_fit = |node: NodeId| control.node(node).is_some_and(can_take_over);
+    let others = status.matched.iter().filter(|(node, _)| Some(**node) != status.leader);
+    let (_, node) = others
+        .filter(|(node, _)| status.voters.contains(node) && (heir == Heir::Any || is_fit(**node)))
+        .map(|(node, matched)| ((is_fit(*node), *matched), *node))
+        .max_by_key(|(rank, _)| *rank)?;
+    Some(node)
+}
+
+async fn transfer(shared: &Shared, group: Group, heir: Heir) {
     if !group.is_leader() {
         return;
     }
-    let successor = {
-        let status = group.watch();
-        let status = status.borrow();
-        let others = status.matched.iter().filter(|(node, _)| Some(**node) != status.leader);
-        // Who is furthest takes over soonest.
-        others
-            .filter(|(node, _)| status.voters.contains(node))
-            .max_by_key(|(_, matched)| **matched)
-            .map(|(node, _)| *node)
-    };
-    let Some(successor) = successor else { return };
+    let next = successor(&shared.control.state(), &group.watch().borrow(), heir);
+    let Some(successor) = next else { return };
     if let Ok(Err(error)) = tokio::time::timeout(TRANSFER, group.transfer_leader(successor)).await {
         tracing::debug!(group = %group.id(), %error, "leadership was not handed over");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zwerm_machine::records::{Form, Node};
+    use zwerm_raft::Role;
+
+    use super::*;
+
+    /// Nodes 1 to 4; `up` and `draining` say which are.
+    fn control(up: &[NodeId], draining: &[NodeId]) -> Control {
+        let node = |id| Node {
+            id,
+            incarnation: 1,
+            up: up.contains(&id),
+            draining: draining.contains(&id),
+            ..Node::default()
+        };
+        let placement = vec![Placement { shard: 0, voters: vec![1, 2, 3] }];
+        let form = Form { cluster_id: "c".into(), nodes: (1..=4).map(node).collect(), shards: 1, placement };
+        let mut control = Control::new();
+        control.apply(&ControlCommand { command: Some(Command::Form(form)), at_ms: 1 });
+        control
+    }
+
+    /// Led by node 1; 1, 2 and 3 vote, 4 learns and is furthest.
+    fn status() -> GroupStatus {
+        GroupStatus {
+            id: GroupId(1),
+            leader: Some(1),
+            term: 1,
+            state: Role::Leader,
+            last_log: 9,
+            committed: 9,
+            applied: 9,
+            snapshot: 0,
+            purged: 0,
+            voters: BTreeSet::from([1, 2, 3]),
+            learners: BTreeSet::from([4]),
+            matched: BTreeMap::from([(1, 9), (2, 9), (3, 8), (4, 9)]),
+            running: true,
+        }
+    }
+
+    #[test]
+    fn who_stays_leads_next_and_of_these_who_is_furthest() {
+        let cases = [
+            (vec![1, 2, 3, 4], vec![1], Some(2), Some(2)),
+            (vec![1, 2, 3, 4], vec![1, 2], Some(3), Some(3)),
+            (vec![1, 3, 4], vec![1], Some(3), Some(3)),
+            // nobody that stays: a node that drains keeps what it leads, one that stops gives it to anybody
+            (vec![1, 2, 3, 4], vec![1, 2, 3], None, Some(2)),
+        ];
+        for (up, draining, fit, any) in cases {
+            let control = control(&up, &draining);
+            assert_eq!(successor(&control, &status(), Heir::Fit), fit, "up {up:?} draining {draining:?}");
+            assert_eq!(successor(&control, &status(), Heir::Any), any, "up {up:?} draining {draining:?}");
+        }
     }
 }

@@ -209,6 +209,7 @@ fn node_of(introduction: &Introduction) -> Node {
         http_addr: introduction.http_addr.clone(),
         up: false,
         since_ms: 0,
+        draining: introduction.draining,
     }
 }
 
@@ -311,6 +312,26 @@ mod tests {
     /// When the lease ends that a leader grants for a heartbeat sent at `sent` and heard now.
     fn grant(leader: &Overseer, sent: Instant) -> Option<Instant> {
         leader.note(1, 1, 0).then(|| leader.may_grant(LEASE.ttl)).flatten().map(|ttl| sent + ttl)
+    }
+
+    #[test]
+    fn the_bytes_of_an_introduction_are_frozen() {
+        let introduction = Introduction {
+            id: 300,
+            name: "n".into(),
+            incarnation: 2,
+            cluster_addr: "c:1".into(),
+            mqtt_addr: "m:2".into(),
+            http_addr: "h:3".into(),
+            cluster_id: "x".into(),
+            draining: false,
+        };
+        let before = "08ac0212016e18022203633a312a036d3a323203683a333a0178";
+        let hex = |said: &Introduction| -> String {
+            prost::Message::encode_to_vec(said).iter().map(|byte| format!("{byte:02x}")).collect()
+        };
+        assert_eq!(hex(&introduction), before);
+        assert_eq!(hex(&Introduction { draining: true, ..introduction }), format!("{before}800101"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -25,12 +25,30 @@ pub struct Own {
     /// The first incarnation of this process: names its sequence spaces.
     pub boot_incarnation: u64,
     current: watch::Sender<u64>,
+    draining: watch::Sender<bool>,
 }
 
 impl Own {
     pub(crate) fn new(id: NodeId, name: String, start: u64) -> Self {
         let boot_incarnation = start << RISING_BITS;
-        Self { id, name, boot_incarnation, current: watch::Sender::new(boot_incarnation) }
+        let current = watch::Sender::new(boot_incarnation);
+        Self { id, name, boot_incarnation, current, draining: watch::Sender::new(false) }
+    }
+
+    /// Whether this node sends its clients and leaderships to others.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    pub(crate) fn set_draining(&self, draining: bool) {
+        self.draining.send_replace(draining);
+    }
+
+    /// Resolves while this node drains. Cancel safe.
+    pub(crate) async fn drains(&self) {
+        // The sender is `self`: the wait ends only by a change.
+        drop(self.draining.subscribe().wait_for(|draining| *draining).await);
     }
 
     /// The incarnation now.

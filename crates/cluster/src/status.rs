@@ -90,7 +90,7 @@ impl Shared {
     pub fn status(&self) -> ClusterStatus {
         let control = self.control.state();
         let views = self.shard_views();
-        let led = |shard: &u32| self.host.group(group_of(*shard)).is_some_and(|group| group.is_leader());
+        let led = |shard: &u32| self.leads(group_of(*shard));
         let led_states: Vec<_> =
             views.iter().filter(|(shard, _)| led(shard)).map(|(_, view)| view.state()).collect();
         let counters = self.lanes.counters();

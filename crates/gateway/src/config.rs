@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::net::{AddrParseError, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -23,9 +24,20 @@ pub struct Config {
     pub limits: Limits,
     /// Refuse strings with control characters or non-characters (section 1.5.4).
     pub strict_utf8: bool,
+    /// Connections that all listeners together accept a second, and how many at once after a pause. More wait in the
+    /// system's backlog. `None`: no limit.
+    pub connect_rate: Option<(NonZeroU32, NonZeroU32)>,
+    /// TLS handshakes at once; more wait their turn. Bounds what a storm of reconnecting clients takes of the processor.
+    pub max_tls_handshakes: usize,
     /// CONNECT packets that are with the broker at once; more wait their turn. Bounds what a storm of
     /// reconnecting clients puts on the cluster.
     pub max_handshakes: usize,
+    /// Connections that wait for either at once; more are refused.
+    pub max_waiting: usize,
+    /// How long one waits at most; then it is refused.
+    pub busy_after: Duration,
+    /// CONNECT is refused as "server busy" (0x89) after a time by chance, at most this.
+    pub busy_jitter: Duration,
     /// Bytes that wait for one slow socket before its session is given no more messages and its packets are
     /// not read. One message may exceed it.
     pub write_buffer_bytes: usize,
@@ -168,7 +180,12 @@ impl Default for Config {
             listeners: Vec::new(),
             limits: Limits::default(),
             strict_utf8: false,
+            connect_rate: None,
+            max_tls_handshakes: 128,
             max_handshakes: 1024,
+            max_waiting: 4096,
+            busy_after: Duration::from_secs(5),
+            busy_jitter: Duration::from_secs(3),
             write_buffer_bytes: 256 * 1024,
             max_pending: 1024,
             close_timeout: Duration::from_secs(2),

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use zwerm_broker::Broker;
 
+use crate::admission::Admission;
 use crate::authentication::Authenticator;
+use crate::doors::{Closed, Doors, Referral};
 use crate::{Config, Counters};
 
 /// Serves connections over any [`Link`](crate::Link); see `serve`. Cheap to clone.
@@ -24,17 +25,33 @@ pub(crate) struct Shared {
     pub(crate) broker: Broker,
     pub(crate) counters: Arc<Counters>,
     pub(crate) authenticator: Authenticator,
-    /// Places for CONNECT packets that are with the broker.
-    pub(crate) handshakes: Semaphore,
+    /// Why nobody is let in; `None`: everybody is.
+    pub(crate) closed: Closed,
+    pub(crate) referral: Referral,
+    pub(crate) admission: Arc<Admission>,
 }
 
 impl Connections {
     /// Connections to this broker. The listeners of `config` are not opened.
     #[must_use]
     pub fn new(config: Config, broker: Broker) -> Self {
-        let handshakes = Semaphore::new(config.max_handshakes.clamp(1, Semaphore::MAX_PERMITS));
+        let admission = Arc::new(Admission::new(&config));
         let authenticator = Authenticator::new(config.allow_anonymous, config.users.clone());
-        Self(Arc::new(Shared { config, broker, counters: Arc::default(), authenticator, handshakes }))
+        Self(Arc::new(Shared {
+            config,
+            broker,
+            counters: Arc::default(),
+            authenticator,
+            closed: Closed::default(),
+            referral: Referral::default(),
+            admission,
+        }))
+    }
+
+    /// Lets clients in, or nobody any more.
+    #[must_use]
+    pub fn doors(&self) -> Doors {
+        Doors(Arc::clone(&self.0))
     }
 
     /// What they count together.

@@ -55,6 +55,8 @@ pub(crate) enum Refused {
     Timeout,
     /// The connection ended or broke before it was.
     Closed,
+    /// Too many TLS handshakes were before it.
+    Busy,
     /// There was no PROXY header, or a malformed one.
     ProxyHeader,
     /// The TLS handshake failed.
@@ -70,9 +72,10 @@ pub(crate) enum Refused {
 }
 
 impl Refused {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Timeout,
         Self::Closed,
+        Self::Busy,
         Self::ProxyHeader,
         Self::Tls,
         Self::ClientCertificate,
@@ -85,6 +88,7 @@ impl Refused {
         match self {
             Self::Timeout => "timeout",
             Self::Closed => "closed",
+            Self::Busy => "busy",
             Self::ProxyHeader => "proxy_header",
             Self::Tls => "tls",
             Self::ClientCertificate => "client_certificate",
@@ -104,6 +108,10 @@ pub struct Counters {
     pub connections_total: Counter,
     /// Connections that were closed at once, for there were too many.
     pub connections_refused_total: Counter,
+    /// Times that accepting waited because connections came faster than they are taken.
+    pub accepts_paced_total: Counter,
+    /// CONNECT packets refused as "server busy": too many were before them.
+    pub connects_busy_total: Counter,
     /// TLS handshakes that began from nothing.
     pub tls_full_total: Counter,
     /// TLS handshakes that continued a session of before.
@@ -147,6 +155,8 @@ impl Default for Counters {
             connections_current: Counter::default(),
             connections_total: Counter::default(),
             connections_refused_total: Counter::default(),
+            accepts_paced_total: Counter::default(),
+            connects_busy_total: Counter::default(),
             tls_full_total: Counter::default(),
             tls_resumed_total: Counter::default(),
             authentications_failed_total: Counter::default(),
@@ -195,7 +205,7 @@ impl Counters {
         }
     }
 
-    /// Connections that did not get to MQTT, by reason: `timeout`, `closed`, `proxy_header`, `tls`,
+    /// Connections that did not get to MQTT, by reason: `timeout`, `closed`, `busy`, `proxy_header`, `tls`,
     /// `client_certificate`, `websocket_request`, `websocket_path`, `websocket_subprotocol`.
     pub fn handshakes_refused_total(&self) -> impl Iterator<Item = (&'static str, u64)> {
         Refused::ALL.iter().zip(&self.refused).map(|(reason, counter)| (reason.name(), counter.get()))

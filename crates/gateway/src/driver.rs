@@ -255,7 +255,18 @@ impl<L: Link> Driver<L> {
         let (client_id, username) = (&connect.client_id, &connect.username);
         debug!(peer = %self.peer, ?client_id, ?username, "CONNECT");
         let shared = Arc::clone(&self.shared);
-        let permit = shared.handshakes.acquire().await;
+        let closed = *shared.closed.borrow();
+        if let Some(reason) = closed {
+            debug!(peer = %self.peer, ?reason, "refused: nobody is let in");
+            return self.feed(Input::Refused(reason), Instant::now());
+        }
+        let Some(place) = shared.admission.connects.place().await else {
+            debug!(peer = %self.peer, "refused: too many are before it");
+            drop(connect);
+            shared.counters.connects_busy_total.increment();
+            shared.admission.put_off().await;
+            return self.feed(Input::Refused(ReasonCode::ServerBusy), Instant::now());
+        };
         let is_proved = self.authenticated || self.peer.username().is_some();
         let admitted = if is_proved { Ok(()) } else { shared.authenticator.admit(&connect).await };
         let input = match admitted {
@@ -266,7 +277,7 @@ impl<L: Link> Driver<L> {
                 Input::Refused(reason)
             }
         };
-        drop(permit);
+        drop(place);
         self.feed(input, Instant::now());
     }
 

@@ -15,9 +15,10 @@ use zwerm_broker::Broker;
 
 use crate::certificates::{CertificateError, Certificates};
 use crate::connections::Connections;
+use crate::doors::Doors;
 use crate::handshake::Handshake;
 use crate::link::Link;
-use crate::listener::{Accept, Listener, UnixSocket, open_tcp};
+use crate::listener::{Accept, Listener, Terms, UnixSocket};
 use crate::upgrade::Upgrade;
 use crate::watch::watch;
 use crate::{Bind, Config, Counters, ListenerConfig};
@@ -51,6 +52,7 @@ pub enum StartError {
 pub struct Gateway {
     addresses: Vec<Bind>,
     counters: Arc<Counters>,
+    doors: Doors,
     /// Listeners, and what watches certificates and users.
     tasks: JoinSet<()>,
 }
@@ -84,7 +86,8 @@ impl Gateway {
         });
         let opened = opened.collect::<Result<Vec<_>, _>>()?;
         let counters = connections.counters();
-        let mut gateway = Self { addresses: Vec::new(), counters, tasks: JoinSet::new() };
+        let doors = connections.doors();
+        let mut gateway = Self { addresses: Vec::new(), counters, doors, tasks: JoinSet::new() };
         if let Some(users) = connections.0.config.users.clone() {
             let (every, counters) = (connections.0.config.file_interval, Arc::clone(&gateway.counters));
             gateway.tasks.spawn(watch(users, every, counters, shutdown.child_token()));
@@ -107,30 +110,36 @@ impl Gateway {
         let Opened { socket, bind, config, handshake } = listener;
         info!(address = %bind, tls = config.tls.is_some(), websocket = config.websocket.is_some(),
             "listening for MQTT clients");
-        self.addresses.push(bind);
-        let (counters, stop) = (Arc::clone(&self.counters), shutdown.child_token());
-        let shared = &connections.0.config;
+        self.addresses.push(bind.clone());
+        let stop = shutdown.child_token();
         if let Some(certificates) = handshake.certificates.clone() {
-            let (every, counters) = (shared.file_interval, Arc::clone(&counters));
+            let (every, counters) = (connections.0.config.file_interval, Arc::clone(&self.counters));
             self.tasks.spawn(watch(certificates, every, counters, shutdown.child_token()));
         }
-        let patience = shared.drain_timeout;
+        let terms = Terms {
+            max_connections: config.max_connections,
+            drain_timeout: connections.0.config.drain_timeout,
+            closed: connections.0.closed.subscribe(),
+            admission: Arc::clone(&connections.0.admission),
+        };
+        let counters = Arc::clone(&self.counters);
         match socket {
             // by far the most connections: no layer, no call through a table
             OpenSocket::Tcp(socket) if handshake.is_empty() => {
+                let listener = Listener::new(socket, bind, terms, counters);
                 let connections = connections.clone();
                 let serve = move |stream, peer, stop| {
                     let connections = connections.clone();
                     async move { connections.serve(stream, peer, stop).await }
                 };
-                self.tasks.spawn(Listener::new(socket, &config, patience, counters).run(serve, stop));
+                self.tasks.spawn(listener.run(serve, stop));
             }
             OpenSocket::Tcp(socket) => {
-                let listener = Listener::new(socket, &config, patience, counters);
+                let listener = Listener::new(socket, bind, terms, counters);
                 self.shake_hands_first(listener, handshake, connections, stop);
             }
             OpenSocket::Unix(socket) => {
-                let listener = Listener::new(socket, &config, patience, counters);
+                let listener = Listener::new(socket, bind, terms, counters);
                 self.shake_hands_first(listener, handshake, connections, stop);
             }
         }
@@ -155,6 +164,12 @@ impl Gateway {
     #[must_use]
     pub fn addresses(&self) -> &[Bind] {
         &self.addresses
+    }
+
+    /// Closes and opens all of them.
+    #[must_use]
+    pub fn doors(&self) -> Doors {
+        self.doors.clone()
     }
 
     /// What it counts.
@@ -189,13 +204,13 @@ fn handshakes(config: &Config) -> Result<Vec<Handshake>, StartError> {
 
 fn open(config: &ListenerConfig, handshake: Handshake) -> io::Result<Opened> {
     let (socket, bind) = match &config.bind {
-        Bind::Tcp(address) => {
-            let socket = open_tcp(*address)?;
+        Bind::Tcp(_) => {
+            let socket = TcpListener::open(&config.bind)?;
             let bind = socket.bind()?;
             (OpenSocket::Tcp(socket), bind)
         }
-        Bind::Unix(path) => {
-            let socket = UnixSocket::open(path)?;
+        Bind::Unix(_) => {
+            let socket = UnixSocket::open(&config.bind)?;
             let bind = socket.bind()?;
             (OpenSocket::Unix(socket), bind)
         }

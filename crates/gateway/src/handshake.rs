@@ -3,6 +3,7 @@
 //!
 //! Until it is done a connection is accepted but not open. Knows no MQTT. Start at [`Handshake::serve`].
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ enum Refusal {
     Late(Duration),
     #[error(transparent)]
     Proxy(#[from] ProxyError),
+    #[error("too many TLS handshakes are under way")]
+    Busy,
     #[error("TLS: {0}")]
     Tls(Broken),
     #[error("its certificate has no name that can be a user name")]
@@ -56,6 +59,7 @@ impl Refusal {
     fn reason(&self) -> Refused {
         match self {
             Self::Late(_) => Refused::Timeout,
+            Self::Busy => Refused::Busy,
             Self::Proxy(ProxyError::Link(_))
             | Self::Tls(Broken::Link(_))
             | Self::Upgrade(UpgradeError::Link(_)) => Refused::Closed,
@@ -152,7 +156,13 @@ async fn secured<S: Link + Sync>(
     certificates: &Certificates,
     connections: &Connections,
 ) -> Result<(Tls<S>, Peer), NotDone> {
-    let counters = &connections.0.counters;
+    let (counters, admission) = (&connections.0.counters, &connections.0.admission);
+    // who says nothing takes nobody's place
+    if let Err(error) = poll_fn(|context| stream.poll_readable(context)).await {
+        return Err((Refusal::Tls(Broken::Link(error)), None));
+    }
+    // closed without a word: any word would take the handshake
+    let Some(_place) = admission.tls.place().await else { return Err((Refusal::Busy, None)) };
     let tls = Tls::accept(stream, certificates.current())
         .await
         .map_err(|(broken, link)| (Refusal::Tls(broken), still_open(link)))?;

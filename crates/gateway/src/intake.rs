@@ -12,6 +12,7 @@ use zwerm_wire::{
     DecodeError, Packet, PacketId, Protocol, Publish, ReasonCode, Subscribe, Unsubscribe, encode_within,
 };
 
+use crate::connections::Shared;
 use crate::driver::Driver;
 use crate::input::Filled;
 use crate::link::Link;
@@ -123,18 +124,17 @@ impl<L: Link> Driver<L> {
         self.session.handle(answer, now.into_std());
     }
 
-    /// A client that is sent to another server is told which one, where that is configured (section 4.11).
+    /// A client that is sent to another server is told which one, where that is known (section 4.11).
     fn refer(&self, packet: &mut Packet) {
-        let reference = match packet {
-            Packet::Disconnect(disconnect) if disconnect.reason == ReasonCode::UseAnotherServer => {
-                &mut disconnect.server_reference
-            }
-            Packet::ConnAck(connack) if connack.reason == ReasonCode::UseAnotherServer => {
-                &mut connack.properties.server_reference
-            }
+        let (reason, reference) = match packet {
+            Packet::Disconnect(disconnect) => (disconnect.reason, &mut disconnect.server_reference),
+            Packet::ConnAck(connack) => (connack.reason, &mut connack.properties.server_reference),
             _ => return,
         };
-        *reference = self.shared.config.server_reference.clone();
+        if matches!(reason, ReasonCode::UseAnotherServer | ReasonCode::ServerMoved) {
+            let Shared { config, broker, referral, .. } = &*self.shared;
+            *reference = referral.reference(config.server_reference.as_ref(), &broker.elsewhere());
+        }
     }
 
     fn publish(&mut self, publish: Publish, now: Instant) {

@@ -4,7 +4,6 @@
 //! [`Listener::run`].
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,11 +11,14 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
+use zwerm_wire::ReasonCode;
 
-use crate::{Bind, Counters, ListenerConfig, Peer};
+use crate::admission::Admission;
+use crate::{Bind, Counters, Peer};
 
 /// Connections that the system keeps until they are accepted: what a storm of reconnecting clients needs.
 const BACKLOG: i32 = 4096;
@@ -29,9 +31,15 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_
 const PROBE_AFTER: Duration = Duration::from_secs(60);
 
 /// A socket that hands over connections.
-pub(crate) trait Accept: Send + Sync {
+pub(crate) trait Accept: Send + Sync + Sized {
     /// A connection.
     type Stream: Send;
+
+    /// Listens at a place of its kind.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn open(bind: &Bind) -> io::Result<Self>;
 
     /// Waits for the next one. Cancel-safe.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Peer)>> + Send;
@@ -45,6 +53,19 @@ pub(crate) trait Accept: Send + Sync {
 
 impl Accept for TcpListener {
     type Stream = TcpStream;
+
+    fn open(bind: &Bind) -> io::Result<Self> {
+        let address = bind.tcp().ok_or(io::ErrorKind::InvalidInput)?;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(false)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Self::from_std(socket.into())
+    }
 
     async fn accept(&self) -> io::Result<(TcpStream, Peer)> {
         self.accept().await.map(|(stream, address)| (stream, address.into()))
@@ -60,41 +81,11 @@ impl Accept for TcpListener {
     }
 }
 
-/// Opens an address.
-///
-/// # Errors
-/// What the system says.
-pub(crate) fn open_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
-}
-
 /// A Unix socket and its file, which goes when this does.
 #[derive(Debug)]
 pub(crate) struct UnixSocket {
     socket: UnixListener,
     path: PathBuf,
-}
-
-impl UnixSocket {
-    /// Makes the file, in the place of one that a process left behind.
-    ///
-    /// # Errors
-    /// What the system says; `AddrInUse` if somebody listens there or the file is no socket.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let metadata = std::fs::symlink_metadata(path);
-        if metadata.is_ok_and(|metadata| metadata.file_type().is_socket()) && is_left_behind(path) {
-            std::fs::remove_file(path)?;
-        }
-        Ok(Self { socket: UnixListener::bind(path)?, path: path.to_owned() })
-    }
 }
 
 fn is_left_behind(path: &Path) -> bool {
@@ -113,6 +104,17 @@ impl Drop for UnixSocket {
 impl Accept for UnixSocket {
     type Stream = UnixStream;
 
+    /// Makes the file, in the place of one that a process left behind. `AddrInUse` if somebody listens there or the
+    /// file is no socket.
+    fn open(bind: &Bind) -> io::Result<Self> {
+        let Bind::Unix(path) = bind else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let metadata = std::fs::symlink_metadata(path);
+        if metadata.is_ok_and(|metadata| metadata.file_type().is_socket()) && is_left_behind(path) {
+            std::fs::remove_file(path)?;
+        }
+        Ok(Self { socket: UnixListener::bind(path)?, path: path.to_owned() })
+    }
+
     async fn accept(&self) -> io::Result<(UnixStream, Peer)> {
         self.socket.accept().await.map(|(stream, _)| (stream, Peer::local()))
     }
@@ -129,26 +131,36 @@ impl Accept for UnixSocket {
 /// One address where clients are waited for.
 #[derive(Debug)]
 pub(crate) struct Listener<A> {
-    socket: A,
-    max_connections: usize,
-    drain_timeout: Duration,
+    /// `None` while nobody is let in.
+    socket: Option<A>,
+    bind: Bind,
+    terms: Terms,
     counters: Arc<Counters>,
 }
 
+/// On which terms connections are taken.
+#[derive(Debug, Clone)]
+pub(crate) struct Terms {
+    /// At a time.
+    pub(crate) max_connections: usize,
+    /// How long all together may take to end.
+    pub(crate) drain_timeout: Duration,
+    /// Whether any are taken, and why not.
+    pub(crate) closed: watch::Receiver<Option<ReasonCode>>,
+    /// How fast.
+    pub(crate) admission: Arc<Admission>,
+}
+
 impl<A: Accept> Listener<A> {
-    pub(crate) fn new(
-        socket: A,
-        config: &ListenerConfig,
-        drain_timeout: Duration,
-        counters: Arc<Counters>,
-    ) -> Self {
-        Self { socket, max_connections: config.max_connections, drain_timeout, counters }
+    /// `bind` is where the socket listens, with the port that the system chose.
+    pub(crate) fn new(socket: A, bind: Bind, terms: Terms, counters: Arc<Counters>) -> Self {
+        Self { socket: Some(socket), bind, terms, counters }
     }
 
     /// Takes connections until `stop` and has each served by a task of its own; then waits until all have
-    /// ended and cuts those that take too long.
+    /// ended and cuts those that take too long. Does not listen while the doors are closed.
     pub(crate) async fn run<F>(
-        self,
+        mut self,
         serve: impl Fn(A::Stream, Peer, CancellationToken) -> F,
         stop: CancellationToken,
     ) where
@@ -156,14 +168,21 @@ impl<A: Accept> Listener<A> {
     {
         let mut connections = JoinSet::new();
         let mut pause = PAUSES.0;
+        let mut closed = self.terms.closed.clone();
         loop {
+            let is_closed = closed.borrow_and_update().is_some();
+            self.follow(is_closed);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(ended) = connections.join_next(), if !connections.is_empty() => self.note_end(ended),
-                accepted = self.socket.accept() => match accepted {
+                Ok(()) = closed.changed() => {}
+                Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                    note_end(ended, &self.counters);
+                }
+                accepted = self.accept(), if !is_closed => match accepted {
                     Ok((stream, peer)) => {
                         pause = PAUSES.0;
+                        self.terms.admission.accepted();
                         if self.admits(&stream, &peer, connections.len()) {
                             // a token of its own: all asking one shared token would fight over its lock
                             connections.spawn(serve(stream, peer, stop.child_token()));
@@ -173,15 +192,44 @@ impl<A: Accept> Listener<A> {
                 },
             }
         }
-        let Self { socket, drain_timeout, counters, .. } = self;
+        let Self { socket, terms, counters, .. } = self;
         drop(socket);
-        end_all(&mut connections, drain_timeout, &counters).await;
+        end_all(&mut connections, terms.drain_timeout, &counters).await;
+    }
+
+    /// Stops or begins to listen.
+    fn follow(&mut self, is_closed: bool) {
+        if is_closed {
+            if self.socket.take().is_some() {
+                info!(address = %self.bind, "not listening for MQTT clients any more");
+            }
+        } else if self.socket.is_none() {
+            match A::open(&self.bind) {
+                Ok(socket) => {
+                    info!(address = %self.bind, "listening for MQTT clients again");
+                    self.socket = Some(socket);
+                }
+                Err(error) => {
+                    error!(address = %self.bind, %error, "cannot listen for MQTT clients; trying again")
+                }
+            }
+        }
+    }
+
+    /// Waits for the next connection, and until it may be taken. Cancel-safe.
+    async fn accept(&self) -> io::Result<(A::Stream, Peer)> {
+        self.terms.admission.pace(&self.counters).await;
+        match &self.socket {
+            Some(socket) => socket.accept().await,
+            // it could not be opened again
+            None => Err(io::ErrorKind::AddrNotAvailable.into()),
+        }
     }
 
     fn admits(&self, stream: &A::Stream, peer: &Peer, open: usize) -> bool {
-        if open >= self.max_connections {
+        if open >= self.terms.max_connections {
             self.counters.connections_refused_total.increment();
-            debug!(%peer, limit = self.max_connections, "refused: too many connections");
+            debug!(%peer, limit = self.terms.max_connections, "refused: too many connections");
             return false;
         }
         if let Err(error) = A::prepare(stream) {
@@ -190,10 +238,6 @@ impl<A: Accept> Listener<A> {
         }
         self.counters.connections_total.increment();
         true
-    }
-
-    fn note_end(&self, ended: Result<(), JoinError>) {
-        note_end(ended, &self.counters);
     }
 
     /// Failures of one connection that is already gone cost nothing; the system's own (no file descriptors
@@ -239,6 +283,7 @@ fn note_end(ended: Result<(), JoinError>, counters: &Counters) {
 mod tests {
     use super::*;
     use std::future::pending;
+    use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::mpsc;
     use tokio::task::JoinHandle;
@@ -248,6 +293,7 @@ mod tests {
     struct Running {
         address: SocketAddr,
         counters: Arc<Counters>,
+        closed: watch::Sender<Option<ReasonCode>>,
         stop: CancellationToken,
         task: JoinHandle<()>,
     }
@@ -260,13 +306,15 @@ mod tests {
         F: Future<Output = ()> + Send + 'static,
     {
         let counters = Arc::new(Counters::default());
-        let config = ListenerConfig { max_connections, ..ListenerConfig::new(LOOPBACK) };
-        let patience = Duration::from_millis(100);
-        let socket = open_tcp(LOOPBACK).unwrap();
+        let closed = watch::Sender::default();
+        let drain_timeout = Duration::from_millis(100);
+        let admission = Arc::new(Admission::new(&crate::Config::default()));
+        let terms = Terms { max_connections, drain_timeout, closed: closed.subscribe(), admission };
+        let socket = TcpListener::open(&LOOPBACK.into()).unwrap();
         let (address, stop) = (socket.local_addr().unwrap(), CancellationToken::new());
-        let listener = Listener::new(socket, &config, patience, Arc::clone(&counters));
+        let listener = Listener::new(socket, address.into(), terms, Arc::clone(&counters));
         let task = tokio::spawn(listener.run(serve, stop.clone()));
-        Running { address, counters, stop, task }
+        Running { address, counters, closed, stop, task }
     }
 
     /// Sends one byte to greet, then ends when the client or the server does.
@@ -309,6 +357,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn behind_closed_doors_nobody_comes_in_and_nobody_has_to_go() {
+        let running = start(10, greet);
+        let (mut stays, was_greeted) = greeted(running.address).await;
+        assert!(was_greeted);
+        for _ in 0..2 {
+            running.closed.send_replace(Some(ReasonCode::UseAnotherServer));
+            // one that was accepted before the doors were seen to be closed may still get in
+            while TcpStream::connect(running.address).await.is_ok() {}
+            running.closed.send_replace(None);
+            while TcpStream::connect(running.address).await.is_err() {}
+            assert!(greeted(running.address).await.1);
+        }
+        running.stop.cancel();
+        assert!(stays.read_u8().await.is_err(), "nothing came but the end");
+        running.task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_address_that_somebody_took_meanwhile_is_listened_at_when_it_is_free() {
+        let running = start(10, greet);
+        running.closed.send_replace(Some(ReasonCode::UseAnotherServer));
+        while TcpStream::connect(running.address).await.is_ok() {}
+        let taken = std::net::TcpListener::bind(running.address).unwrap();
+        running.closed.send_replace(None);
+        while running.counters.accept_errors_total.get() == 0 {
+            tokio::task::yield_now().await;
+        }
+        drop(taken);
+        while TcpStream::connect(running.address).await.is_err() {}
+        assert!(greeted(running.address).await.1);
+        running.stop.cancel();
+        running.task.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn connections_that_do_not_end_in_time_are_cut() {
         let (started, mut has_started) = mpsc::channel(1);
         let running = start(10, move |stream, _, _| {
@@ -347,14 +430,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mqtt.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap()); // leaves its file
-        let socket = UnixSocket::open(&path).unwrap();
+        let bind = Bind::Unix(path.clone());
+        let socket = UnixSocket::open(&bind).unwrap();
         assert_eq!(socket.bind().unwrap(), Bind::Unix(path.clone()));
-        assert_eq!(UnixSocket::open(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(UnixSocket::open(&bind).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert!(UnixStream::connect(&path).await.is_ok());
         drop(socket);
         assert!(!path.exists());
         std::fs::write(&path, "a file of somebody").unwrap();
-        assert_eq!(UnixSocket::open(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(UnixSocket::open(&bind).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert!(path.exists());
     }
 

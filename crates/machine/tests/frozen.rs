@@ -63,6 +63,7 @@ fn the_bytes_of_every_control_command_are_frozen() {
     for (name, command) in [
         ("form", Controls::Form(form())),
         ("node_up", Controls::NodeUp(NodeUp { node: Some(node(4, 2)) })),
+        ("node_up_draining", Controls::NodeUp(NodeUp { node: Some(Node { draining: true, ..node(4, 2) }) })),
         ("node_down", Controls::NodeDown(NodeDown { id: 4, incarnation: 2 })),
         ("routes", Controls::Routes(plain)),
         ("routes_qos0", Controls::Routes(only_qos0(routes(1, 8, false, &[("a", 1)])))),

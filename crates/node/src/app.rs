@@ -1,7 +1,7 @@
 //! The wiring of one node: everything that runs is built, owned and ended here.
 //!
-//! Nothing starts before all ports are taken and the volume is read; the end goes the other way round:
-//! clients first, then the cluster is told, HTTP last. Start at [`App::build`], then [`App::run`].
+//! Nothing starts before all ports are taken and the volume is read; the end goes the other way round: the node
+//! drains, then clients that are left go, the cluster is told, HTTP last. Start at [`App::build`], then [`App::run`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +10,14 @@ use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use zwerm_admin::{NodeView, Server};
+use zwerm_admin::{Guard, NodeControl, NodeView, Server};
 use zwerm_broker::{Broker, Unstarted};
 use zwerm_cluster::{Cluster, TcpDial, tcp_incoming};
 use zwerm_gateway::{Counters, Gateway};
 use zwerm_store::{Engine, SledEngine};
 
 use crate::config::Config;
+use crate::drain::Drainer;
 use crate::identity::Identity;
 use crate::view::View;
 use crate::{parts, sys};
@@ -26,6 +27,7 @@ use crate::{parts, sys};
 pub struct App {
     config: Config,
     gateway: zwerm_gateway::Config,
+    guard: Guard,
     identity: Identity,
     http: TcpListener,
     cluster: Cluster,
@@ -56,6 +58,7 @@ impl App {
         // before others hear of this node: it would only come to go again
         let gateway = parts::gateway(&config)?;
         Gateway::check(&gateway)?;
+        let guard = parts::guard(&config)?;
         let http = listen(config.http.bind, "http.bind").await?;
         let peers = listen(config.cluster.listen, "cluster.listen").await?;
         let engine = open_engine(&config, &identity).await?;
@@ -70,7 +73,7 @@ impl App {
         .await
         .context("this node cannot take part in its cluster")?;
         let broker = Broker::start(unstarted, cluster.clone(), outbox);
-        Ok(Self { config, gateway, identity, http, cluster, broker, engine })
+        Ok(Self { config, gateway, guard, identity, http, cluster, broker, engine })
     }
 
     /// Serves clients until `shutdown` is cancelled and everything has ended.
@@ -78,28 +81,49 @@ impl App {
     /// # Errors
     /// When a client port is taken or HTTP fails.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { config, gateway, mut identity, http, cluster, broker, engine } = self;
-        let gateway = Gateway::start(gateway, broker.clone(), &shutdown)?;
+        let Self { config, gateway, guard, mut identity, http, cluster, broker, engine } = self;
+        // Between being told to end and ending the node drains: everything runs on.
+        let stop = CancellationToken::new();
+        let gateway = Gateway::start(gateway, broker.clone(), &stop)?;
+        let drainer = Arc::new(Drainer::new(broker.clone(), gateway.doors(), config.node.drain_rate));
         let storage = (config.storage.sync, engine);
-        let view = View::new(&identity, broker.clone(), gateway.counters(), storage, shutdown.clone());
+        let lives = (Arc::clone(&drainer), shutdown.clone());
+        let view = View::new(&identity, broker.clone(), gateway.counters(), storage, lives);
         // HTTP answers until the very end, so that probes see a node that is leaving.
         let last = CancellationToken::new();
         let view = Arc::new(view);
-        let server = Server::start(http, Arc::clone(&view) as Arc<dyn NodeView>, last.clone())?;
-        let told = tell(&config, &broker, view, gateway.counters(), &shutdown);
+        let node = zwerm_admin::Node {
+            view: Arc::clone(&view) as Arc<dyn NodeView>,
+            control: Arc::clone(&drainer) as Arc<dyn NodeControl>,
+            guard,
+        };
+        let server = Server::start(http, node, last.clone())?;
+        let told = tell(&config, &broker, view, gateway.counters(), &stop);
+        let (draining, until) = (Arc::clone(&drainer), stop.clone());
+        let draining = tokio::spawn(async move { draining.run(until).await });
         if let Some(cluster_id) = shutdown.run_until_cancelled(cluster.cluster_id()).await {
             identity.set_cluster_id(&cluster_id)?;
-            if shutdown.run_until_cancelled(cluster.failed()).await.is_some() {
-                // Nothing that this node could still say to its clients would be kept: they go to others.
-                anyhow::bail!(
-                    "the database in {} cannot be written (the log says why); this node ends, start it again when its disk is well",
-                    identity.database().display()
-                );
+            // A disk that fails while the node drains ends the draining.
+            let drained = async {
+                shutdown.cancelled().await;
+                drainer.finish(Duration::from_secs(config.node.shutdown_grace)).await;
+            };
+            tokio::select! {
+                () = cluster.failed() => {
+                    // Nothing that this node could still say to its clients would be kept: they go to others.
+                    anyhow::bail!(
+                        "the database in {} cannot be written (the log says why); this node ends, start it again when its disk is well",
+                        identity.database().display()
+                    );
+                }
+                () = drained => {}
             }
         }
+        stop.cancel();
         tracing::info!("stopping: closing client connections");
         gateway.stopped().await;
         tracing::info!("stopping: leaving the cluster");
+        draining.await?;
         if let Some(told) = told {
             told.await?;
         }
@@ -117,10 +141,10 @@ fn tell(
     broker: &Broker,
     view: Arc<View>,
     counters: Arc<Counters>,
-    shutdown: &CancellationToken,
+    stop: &CancellationToken,
 ) -> Option<JoinHandle<()>> {
     let every = Duration::from_secs(u64::from(config.mqtt.sys_interval));
-    let telling = sys::tell(broker.clone(), view, counters, every, shutdown.clone());
+    let telling = sys::tell(broker.clone(), view, counters, every, stop.clone());
     (!every.is_zero()).then(|| tokio::spawn(telling))
 }
 

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{passwd, pubsub, serve, status, up};
+use crate::{ctl, passwd, pubsub, serve, status, up};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -34,6 +34,8 @@ enum Command {
     Serve(serve::Arguments),
     /// Show nodes, groups with their leaders and lag, clients and rates
     Status(status::Arguments),
+    /// Administrate the nodes of a cluster over their HTTP ports
+    Ctl(ctl::Arguments),
     /// Publish messages (flags as in mosquitto_pub)
     Pub(pubsub::PublishArguments),
     /// Subscribe and print messages (flags as in mosquitto_sub)
@@ -67,6 +69,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Passwd(arguments) => passwd::run(&arguments),
         Command::Up(arguments) => blocking(Builder::new_current_thread(), up::run(arguments)),
         Command::Status(arguments) => blocking(Builder::new_current_thread(), status::run(arguments)),
+        Command::Ctl(arguments) => blocking(Builder::new_current_thread(), ctl::run(arguments)),
         Command::Pub(arguments) => blocking(Builder::new_current_thread(), pubsub::publish(arguments)),
         Command::Sub(arguments) => blocking(Builder::new_current_thread(), pubsub::subscribe(arguments)),
     }
@@ -108,10 +111,12 @@ mod tests {
 
     #[test]
     fn every_command_explains_itself_with_examples() {
-        for command in Cli::command().get_subcommands_mut() {
+        fn explains_itself(command: &mut clap::Command) {
             let help = command.render_long_help().to_string();
             assert!(help.contains("Examples:"), "{} has no examples", command.get_name());
+            command.get_subcommands_mut().for_each(explains_itself);
         }
+        Cli::command().get_subcommands_mut().for_each(explains_itself);
     }
 
     fn parses(line: &str) -> Result<Cli, clap::error::ErrorKind> {
@@ -132,6 +137,10 @@ mod tests {
             "zwerm sub -t a -E",
             "zwerm passwd users anna --iterations 100000",
             "zwerm passwd users anna -D",
+            "zwerm ctl node list --json",
+            "zwerm ctl node drain node-2 --for-good --force --timeout 60 --http http://10.0.0.1:8080",
+            "zwerm ctl node drain --no-wait --token-file /etc/zwerm/token",
+            "zwerm ctl node undrain node-2",
         ];
         for line in lines {
             assert!(parses(line).is_ok(), "{line}: {:?}", parses(line).err());
@@ -153,6 +162,9 @@ mod tests {
             ("zwerm up --nodes 0", ValueValidation),
             ("zwerm up --node 1 --nodes 3", ArgumentConflict),
             ("zwerm down", InvalidSubcommand),
+            ("zwerm ctl node", DisplayHelpOnMissingArgumentOrSubcommand),
+            ("zwerm ctl node evict", InvalidSubcommand),
+            ("zwerm ctl node drain --no-wait --timeout 5", ArgumentConflict),
         ];
         for (line, wanted) in lines {
             assert_eq!(parses(line).err(), Some(wanted), "{line}");

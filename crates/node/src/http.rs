@@ -1,12 +1,13 @@
-//! One HTTP GET: what `status` and `up` ask of nodes, and what `kubernetes` asks over a stream of its own.
+//! One HTTP request: what `status`, `ctl` and `up` ask of nodes, and what `kubernetes` asks over a stream of its own.
 //!
-//! Plain HTTP to an address; no redirects. Start at [`get`].
+//! Plain HTTP to an address; no redirects. Start at [`get`] and [`post`].
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
+use hyper::http::request::Builder;
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -82,20 +83,43 @@ pub(crate) async fn get(
     path: &str,
     within: Duration,
 ) -> Result<(StatusCode, Bytes), HttpError> {
-    match tokio::time::timeout(within, exchange(&address.0, path)).await {
+    exchange_within(address, Request::get(path), Bytes::new(), within).await
+}
+
+/// Changes something: sends `body`, with the token if there is one.
+pub(crate) async fn post(
+    address: &HttpAddress,
+    path: &str,
+    (token, body): (Option<&str>, Bytes),
+    within: Duration,
+) -> Result<(StatusCode, Bytes), HttpError> {
+    let mut request = Request::post(path).header("content-type", "application/json");
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    exchange_within(address, request, body, within).await
+}
+
+async fn exchange_within(
+    address: &HttpAddress,
+    request: Builder,
+    body: Bytes,
+    within: Duration,
+) -> Result<(StatusCode, Bytes), HttpError> {
+    match tokio::time::timeout(within, exchange(&address.0, request, body)).await {
         Ok(answer) => answer,
         Err(_) => Err(HttpError::Timeout { at: address.0.clone(), within }),
     }
 }
 
-async fn exchange(at: &str, path: &str) -> Result<(StatusCode, Bytes), HttpError> {
+async fn exchange(at: &str, request: Builder, body: Bytes) -> Result<(StatusCode, Bytes), HttpError> {
     let broken = |problem| HttpError::Exchange { at: at.to_owned(), problem };
     let stream =
         TcpStream::connect(at).await.map_err(|source| HttpError::Connect { at: at.to_owned(), source })?;
-    let request = Request::get(path)
+    let request = request
         .header("host", at)
         .header("connection", "close")
-        .body(Empty::<Bytes>::new())
+        .body(Full::new(body))
         .map_err(|error| broken(error.to_string()))?;
     converse(stream, request).await.map_err(broken)
 }
@@ -106,7 +130,7 @@ async fn exchange(at: &str, path: &str) -> Result<(StatusCode, Bytes), HttpError
 /// What went wrong, for people.
 pub(crate) async fn converse<S>(
     stream: S,
-    request: Request<Empty<Bytes>>,
+    request: Request<Full<Bytes>>,
 ) -> Result<(StatusCode, Bytes), String>
 where
     S: AsyncRead + AsyncWrite + Unpin,

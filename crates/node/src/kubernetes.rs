@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, HOST};
 use hyper::{Request, StatusCode};
@@ -190,7 +190,7 @@ impl Api {
             .header(ACCEPT, "application/json")
             .header(AUTHORIZATION, format!("Bearer {}", self.account_file("token")?.trim()))
             .header(CONNECTION, "close")
-            .body(Empty::<Bytes>::new())
+            .body(Full::<Bytes>::default())
             .map_err(|error| answer(error.to_string()))?;
         let stream = self.connect().await?;
         let (code, body) = http::converse(stream, request).await.map_err(answer)?;

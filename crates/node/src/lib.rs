@@ -6,6 +6,8 @@
 pub mod app;
 mod cli;
 pub mod config;
+mod ctl;
+mod drain;
 mod http;
 pub mod identity;
 pub mod kubernetes;

@@ -2,7 +2,8 @@
 //!
 //! Knows the defaults that no key sets. Start at [`cluster`].
 
-use std::num::NonZeroU16;
+use std::net::SocketAddr;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,7 +26,7 @@ pub(crate) fn cluster(config: &Config, identity: &Identity) -> zwerm_cluster::Co
         start: identity.incarnation,
         cluster_addr: config.cluster.advertised(),
         mqtt_addr: mqtt_addr.unwrap_or_default(),
-        http_addr: config.http.bind.to_string(),
+        http_addr: found_at(config.http.bind, &config.cluster.advertised()),
         peers: config.cluster.peers.clone(),
         bootstrap_expect: usize::from(config.cluster.bootstrap_expect),
         shards: config.cluster.shards,
@@ -37,6 +38,14 @@ pub(crate) fn cluster(config: &Config, identity: &Identity) -> zwerm_cluster::Co
         lease: zwerm_cluster::LeaseConfig::default(),
         lanes: zwerm_cluster::forward::LaneLimits::default(),
         clock: Arc::new(wall_clock_ms),
+    }
+}
+
+/// Where a port is found that listens on every address: on the host where other nodes find this one.
+fn found_at(bind: SocketAddr, advertised: &str) -> String {
+    match advertised.rsplit_once(':') {
+        Some((host, _)) if bind.ip().is_unspecified() => format!("{host}:{}", bind.port()),
+        _ => bind.to_string(),
     }
 }
 
@@ -87,7 +96,14 @@ pub(crate) fn broker(config: &Config) -> zwerm_broker::Config {
 /// That file cannot be used.
 pub(crate) fn gateway(config: &Config) -> anyhow::Result<zwerm_gateway::Config> {
     let users = config.auth.users_file.as_deref().map(UserFile::load).transpose();
+    let taken = &config.limits;
     Ok(zwerm_gateway::Config {
+        connect_rate: NonZeroU32::new(taken.connect_rate).map(|rate| (rate, taken.connect_burst)),
+        max_tls_handshakes: taken.max_tls_handshakes,
+        max_handshakes: taken.max_handshakes,
+        max_waiting: taken.max_waiting,
+        busy_after: Duration::from_secs(taken.busy_after),
+        busy_jitter: Duration::from_secs(taken.busy_jitter),
         allow_anonymous: config.mqtt.allow_anonymous,
         users: users.context("auth.users_file")?.map(Arc::new),
         server_reference: config.mqtt.server_reference.clone().map(Into::into),
@@ -151,10 +167,33 @@ fn limits(mqtt: &config::MqttConfig) -> zwerm_session::Limits {
     }
 }
 
+/// Who may change the node over HTTP. Reads the token once, to see whether it can be.
+///
+/// # Errors
+/// The file of the token cannot be used.
+pub(crate) fn guard(config: &Config) -> anyhow::Result<zwerm_admin::Guard> {
+    let guard = zwerm_admin::Guard::new(config.http.token_file.clone());
+    guard.check().context("http.token_file")?;
+    Ok(guard)
+}
+
 /// How commits become durable.
 pub(crate) fn sync_mode(config: &Config) -> zwerm_store::SyncMode {
     match config.storage.sync {
         config::SyncMode::Fsync => zwerm_store::SyncMode::Fsync,
         config::SyncMode::Os => zwerm_store::SyncMode::Os,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_is_found_where_the_node_is() {
+        let found = |bind: &str, advertised| found_at(bind.parse().unwrap(), advertised);
+        assert_eq!(found("0.0.0.0:8080", "zwerm-1.zwerm:7100"), "zwerm-1.zwerm:8080");
+        assert_eq!(found("[::]:8080", "[fd00::1]:7100"), "[fd00::1]:8080");
+        assert_eq!(found("10.0.0.1:8080", "zwerm-1.zwerm:7100"), "10.0.0.1:8080");
     }
 }

@@ -113,6 +113,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = arguments.load()?;
     if arguments.check {
         zwerm_gateway::Gateway::check(&parts::gateway(&config)?)?;
+        parts::guard(&config)?;
         return Ok(io::stdout().write_all(config.to_string().as_bytes())?);
     }
     telemetry::start(&config.log)?;

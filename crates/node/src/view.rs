@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use zwerm_admin::{
-    Exposition, GroupRow, GroupState, Lag, NodeId, NodeRow, NodeState, NodeStatus, NodeView, Readiness,
-    Sessions, Storage, ThisNode, Totals, VoterRole,
+    DrainState, Exposition, GroupRow, GroupState, Lag, NodeId, NodeRow, NodeState, NodeStatus, NodeView,
+    Readiness, Sessions, Storage, ThisNode, Totals, VoterRole,
 };
 use zwerm_broker::Broker;
 use zwerm_cluster::{ClusterStatus, Formed, GroupId, GroupStatus, Role};
@@ -18,6 +18,7 @@ use zwerm_machine::Shard;
 use zwerm_store::{Engine, SledEngine};
 
 use crate::config::SyncMode;
+use crate::drain::Drainer;
 use crate::identity::Identity;
 
 const CONTROL: GroupId = GroupId(0);
@@ -32,6 +33,7 @@ pub(crate) struct View {
     gateway: Arc<Counters>,
     sync: SyncMode,
     engine: Arc<SledEngine>,
+    drainer: Arc<Drainer>,
     stopping: CancellationToken,
 }
 
@@ -41,17 +43,20 @@ impl View {
         broker: Broker,
         gateway: Arc<Counters>,
         (sync, engine): (SyncMode, Arc<SledEngine>),
-        stopping: CancellationToken,
+        (drainer, stopping): (Arc<Drainer>, CancellationToken),
     ) -> Self {
         let (id, name) = (identity.id, identity.name.clone());
-        Self { id, name, started: Instant::now(), broker, gateway, sync, engine, stopping }
+        Self { id, name, started: Instant::now(), broker, gateway, sync, engine, drainer, stopping }
     }
 
     fn not_ready(&self, cluster: &ClusterStatus) -> Vec<String> {
+        let mut reasons: Vec<String> = self.drainer.not_ready().into_iter().collect();
         if self.stopping.is_cancelled() {
-            return vec!["this node is stopping".to_owned()];
+            reasons.push("this node is stopping".to_owned());
+        } else {
+            reasons.extend(cluster.not_ready());
         }
-        cluster.not_ready()
+        reasons
     }
 
     fn groups(&self, cluster: &ClusterStatus) -> Vec<GroupRow> {
@@ -105,6 +110,7 @@ fn nodes(cluster: &ClusterStatus) -> Vec<NodeRow> {
         state: if node.up { NodeState::Up } else { NodeState::Down },
         role: role(node.id),
         incarnation: node.incarnation,
+        draining: node.draining,
         since_ms: node.since_ms,
         cluster_addr: node.cluster_addr.clone(),
         mqtt_addr: node.mqtt_addr.clone(),
@@ -129,6 +135,7 @@ impl NodeView for View {
                 uptime_s: self.started.elapsed().as_secs(),
             },
             readiness: Readiness::unless(self.not_ready(&cluster)),
+            drain: self.drainer.status(),
             nodes: nodes(&cluster),
             groups: self.groups(&cluster),
             sessions: Sessions {
@@ -179,6 +186,11 @@ impl NodeView for View {
             self.started.elapsed().as_secs_f64(),
         );
         out.gauge("ready", "1 when clients may be sent here", f64::from(self.not_ready(&cluster).is_empty()));
+        let drain = self.drainer.status();
+        let is_draining = drain.state != DrainState::Serving;
+        out.gauge("draining", "1 while this node sends its clients elsewhere", f64::from(is_draining));
+        let left = if is_draining { drain.clients_left } else { 0 };
+        out.gauge("drain_clients_left", "clients that a draining node still has", left as f64);
         self.connection_metrics(out);
         self.message_metrics(out);
         cluster_metrics(&cluster, out);
@@ -209,6 +221,16 @@ impl View {
             "connections_refused",
             "connections over a limit",
             gateway.connections_refused_total.get(),
+        );
+        out.counter(
+            "accepts_paced",
+            "times that accepting waited because connections came faster than limits.connect_rate",
+            gateway.accepts_paced_total.get(),
+        );
+        out.counter(
+            "connects_busy",
+            "CONNECTs refused as server busy because too many were before them",
+            gateway.connects_busy_total.get(),
         );
         let refused = gateway.handshakes_refused_total().map(|(reason, count)| ([("reason", reason)], count));
         out.counters("handshakes_refused", "connections that did not get to MQTT, by reason", refused);
@@ -286,6 +308,7 @@ impl View {
         let kicked = [
             ([("reason", "too_slow")], broker.kicked_slow.get()),
             ([("reason", "taken_over")], broker.kicked_taken_over.get()),
+            ([("reason", "draining")], broker.kicked_draining.get()),
         ];
         out.counters("clients_kicked", "clients disconnected by the broker, by reason", kicked);
     }

@@ -137,3 +137,32 @@ async fn a_node_stops_although_routes_change_all_the_time() {
     changes.abort();
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_drains_leads_only_what_nobody_else_can_lead() {
+    let mut world = World::formed().await;
+    let groups = 1 + usize::try_from(world.cluster(1).control.state().shards()).unwrap();
+    let all_know = |world: &World<App>, draining: bool| {
+        let mut states = world.nodes.values().map(|node| node.cluster.control.state());
+        states.all(|state| state.node(1).is_some_and(|node| node.draining == draining))
+    };
+    world.cluster(1).set_draining(true);
+    until("it leads nothing", || world.cluster(1).groups_led() == 0).await;
+    until("all know", || all_know(&world, true)).await;
+    let elsewhere: Vec<NodeId> = world.cluster(2).alternatives().iter().map(|node| node.id).collect();
+    assert_eq!(elsewhere, [3], "no client and no leadership is sent to it");
+
+    // Node 1 may be elected when node 2 dies, but not for long.
+    world.kill(2).await;
+    until("the one that stays leads all", || world.cluster(3).groups_led() == groups).await;
+    until("and it knows", || world.cluster(1).groups_led() == 0).await;
+
+    // It is better than nobody, and as good as any when it drains no more.
+    world.cluster(3).set_draining(true);
+    until("it has nowhere to go", || world.cluster(1).alternatives().is_empty()).await;
+    assert!(world.cluster(3).groups_led() + world.cluster(1).groups_led() >= groups);
+    world.cluster(1).set_draining(false);
+    until("it takes over", || world.cluster(1).groups_led() == groups).await;
+    until("all know that", || all_know(&world, false)).await;
+    world.stop().await;
+}

@@ -159,7 +159,7 @@ pub(crate) fn text(message: &Message) -> String {
 pub(crate) fn node(id: u64, incarnation: u64) -> Node {
     let name = format!("node-{id}");
     let [cluster_addr, mqtt_addr, http_addr] = [7946, 1883, 8080].map(|port| format!("{name}:{port}"));
-    Node { id, incarnation, name, cluster_addr, mqtt_addr, http_addr, up: true, since_ms: 0 }
+    Node { id, incarnation, name, cluster_addr, mqtt_addr, http_addr, up: true, since_ms: 0, draining: false }
 }
 
 /// Three nodes in incarnation 1, two shards.

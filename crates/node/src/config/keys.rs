@@ -138,6 +138,11 @@ pub(super) const SECTIONS: &[Section] = &[
     Section { name: "cluster", doc: "How it meets other nodes.", keys: CLUSTER },
     Section { name: "http", doc: "Health, metrics and the API.", keys: HTTP },
     Section { name: "mqtt", doc: "What clients may do.", keys: MQTT },
+    Section {
+        name: "limits",
+        doc: "How many come in at a time, so that those who are in already do not notice when all others reconnect at once.",
+        keys: LIMITS,
+    },
     Section { name: "auth", doc: "Who clients are.", keys: AUTH },
     Section { name: "storage", doc: "How data is kept.", keys: STORAGE },
     Section { name: "log", doc: "What the node says on standard error.", keys: LOG },
@@ -153,6 +158,27 @@ const NODE: &[Key<Config>] = &[
         "data_dir",
         |c| &mut c.node.data_dir,
         "This node's data: identity, log, state. One process uses it at a time.",
+    ),
+    within(
+        1,
+        1_000_000,
+        &key(
+            "drain_rate",
+            |c| &mut c.node.drain_rate,
+            "Clients that are sent to other nodes per second when this node drains (`zwerm ctl node drain`, SIGTERM). Each \
+             has to connect again somewhere: what the other nodes can take is the measure.",
+        ),
+    ),
+    within(
+        0,
+        3_600,
+        &key(
+            "shutdown_grace",
+            |c| &mut c.node.shutdown_grace,
+            "Seconds that SIGTERM gives the node to drain before it stops; if `drain_rate` is too slow for that, it goes \
+             faster. What kills the process after SIGTERM should wait some 15 s longer. 0: it stops without draining. A \
+             node that no other node can stand in for does not drain either.",
+        ),
     ),
 ];
 
@@ -200,11 +226,21 @@ const CLUSTER: &[Key<Config>] = &[
     ),
 ];
 
-const HTTP: &[Key<Config>] = &[key(
-    "bind",
-    |c| &mut c.http.bind,
-    "Address and port of the HTTP API, `/healthz`, `/readyz` and `/metrics`.",
-)];
+const HTTP: &[Key<Config>] = &[
+    key(
+        "bind",
+        |c| &mut c.http.bind,
+        "Address and port of the HTTP API, `/healthz`, `/readyz` and `/metrics`.",
+    ),
+    key(
+        "token_file",
+        |c| &mut c.http.token_file,
+        "File with one line, a secret of 16 or more characters. Whoever changes something over HTTP (`zwerm ctl`) must send \
+         it (`Authorization: Bearer`); it is read each time, so it can be replaced. Without it, changes are taken from \
+         programs of this machine only: neither through a proxy nor from web pages. Reading is open to all who reach the \
+         port.",
+    ),
+];
 
 /// Largest MQTT packet: a remaining length of 268,435,455 and its header of five bytes (section 2.1.4).
 const LARGEST_PACKET: u64 = 268_435_460;
@@ -383,13 +419,85 @@ const MQTT: &[Key<Config>] = &[
     key(
         "server_reference",
         |c| &mut c.mqtt.server_reference,
-        "Where 5.0 clients are sent that cannot stay on this node because it has lost the others (0x9C, Server Reference): \
-         `host:port`, or several with spaces between them. Not said if not set.",
+        "Where 5.0 clients are sent that cannot stay on this node, because it drains or has lost the others (0x9C and 0x9D, \
+         Server Reference): `host:port`, or several with spaces between them. If not set, the addresses of the other nodes \
+         that take clients, each client with another one first: of each its first listener of kind and address as the \
+         clients know it, so set this where clients come through other addresses or need TLS. Nothing is said of nodes \
+         that listen on a wildcard address.",
     ),
     key(
         "overlapping",
         |c| &mut c.mqtt.overlapping,
         "A client with several matching subscriptions gets a copy for each, or one merged copy with all identifiers.",
+    ),
+];
+
+const LIMITS: &[Key<Config>] = &[
+    within(
+        0,
+        1_000_000,
+        &key(
+            "connect_rate",
+            |c| &mut c.limits.connect_rate,
+            "Connections that this node accepts per second, all listeners together. Those that come faster wait in the \
+             system's backlog. 0: no limit.",
+        ),
+    ),
+    within(
+        1,
+        1_000_000,
+        &key(
+            "connect_burst",
+            |c| &mut c.limits.connect_burst,
+            "Connections that it accepts at once after a pause.",
+        ),
+    ),
+    within(
+        1,
+        1_000_000,
+        &key(
+            "max_tls_handshakes",
+            |c| &mut c.limits.max_tls_handshakes,
+            "TLS handshakes at a time; others wait until one is done. One takes a millisecond or two of a processor.",
+        ),
+    ),
+    within(
+        1,
+        1_000_000,
+        &key(
+            "max_handshakes",
+            |c| &mut c.limits.max_handshakes,
+            "CONNECT packets at a time that are answered with the help of the cluster; others wait until one is done.",
+        ),
+    ),
+    within(
+        0,
+        1_000_000,
+        &key(
+            "max_waiting",
+            |c| &mut c.limits.max_waiting,
+            "Clients that may wait for either at a time. More are refused: before TLS they are closed, a CONNECT is answered \
+             with 0x89 Server busy (3.x: 3, server unavailable).",
+        ),
+    ),
+    within(
+        1,
+        60,
+        &key(
+            "busy_after",
+            |c| &mut c.limits.busy_after,
+            "Seconds that one of them waits at most; then it is refused likewise.",
+        ),
+    ),
+    within(
+        0,
+        60,
+        &key(
+            "busy_jitter",
+            |c| &mut c.limits.busy_jitter,
+            "Seconds: that it is refused a client is told after a time by chance between none and this, so that not all come \
+             back at once. So many as may wait are told so; more are told at once.",
+        ),
     ),
 ];
 

@@ -14,7 +14,7 @@ mod tests;
 mod value;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 
 use value::{Limits, Setting, Value, choices};
@@ -39,6 +39,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// What clients may do.
     pub mqtt: MqttConfig,
+    /// How many come in at a time.
+    pub limits: LimitsConfig,
     /// Who they are.
     pub auth: AuthConfig,
     /// How it keeps data.
@@ -54,6 +56,10 @@ pub struct NodeConfig {
     pub name: String,
     /// One node's data, used by one process at a time.
     pub data_dir: PathBuf,
+    /// Clients sent to other nodes per second when it drains.
+    pub drain_rate: NonZeroU32,
+    /// Seconds to drain before it stops; 0: it does not.
+    pub shutdown_grace: u64,
 }
 
 /// `[cluster]`
@@ -163,6 +169,8 @@ choices! {
 pub struct HttpConfig {
     /// Where health, metrics and the API are served.
     pub bind: SocketAddr,
+    /// What whoever changes something has to know; `None`: to be a program of this machine.
+    pub token_file: Option<PathBuf>,
 }
 
 /// `[mqtt]`
@@ -256,6 +264,25 @@ choices! {
         /// One copy with all identifiers and the highest QoS.
         Merged = "merged",
     }
+}
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitsConfig {
+    /// Connections accepted a second; 0: no limit.
+    pub connect_rate: u32,
+    /// Connections accepted at once after a pause.
+    pub connect_burst: NonZeroU32,
+    /// TLS handshakes at a time.
+    pub max_tls_handshakes: usize,
+    /// CONNECT packets with the cluster at a time.
+    pub max_handshakes: usize,
+    /// Clients that wait for either.
+    pub max_waiting: usize,
+    /// Seconds that they wait.
+    pub busy_after: u64,
+    /// Seconds within which they are told that they are refused.
+    pub busy_jitter: u64,
 }
 
 /// `[auth]`
@@ -358,10 +385,29 @@ impl Default for MqttConfig {
     }
 }
 
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            connect_rate: 1_000,
+            connect_burst: NonZeroU32::MIN.saturating_add(999),
+            max_tls_handshakes: 128,
+            max_handshakes: 1_024,
+            max_waiting: 4_096,
+            busy_after: 5,
+            busy_jitter: 3,
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
-            node: NodeConfig { name: "node-1".into(), data_dir: "./zwerm-data".into() },
+            node: NodeConfig {
+                name: "node-1".into(),
+                data_dir: "./zwerm-data".into(),
+                drain_rate: NonZeroU32::MIN.saturating_add(499),
+                shutdown_grace: 20,
+            },
             cluster: ClusterConfig {
                 listen: loopback(7100),
                 advertise: None,
@@ -371,8 +417,9 @@ impl Default for Config {
                 snapshot_entries: 10_000,
             },
             listeners: vec![ListenerConfig::default()],
-            http: HttpConfig { bind: loopback(8080) },
+            http: HttpConfig { bind: loopback(8080), token_file: None },
             mqtt: MqttConfig::default(),
+            limits: LimitsConfig::default(),
             auth: AuthConfig::default(),
             storage: StorageConfig { sync: SyncMode::Fsync, cache_size: ByteSize(64 << 20) },
             log: LogConfig { level: "info,openraft=error".into(), format: LogFormat::Text },

@@ -56,6 +56,8 @@ const EVERY_KEY: &str = r#"
 [node]
 name = "pod-0"
 data_dir = "/var/lib/zwerm"
+drain_rate = 50
+shutdown_grace = 60
 [cluster]
 listen = "0.0.0.0:7200"
 advertise = "pod-0.zwerm:7200"
@@ -86,6 +88,7 @@ kind = "ws"
 bind = "unix:/run/zwerm/ws.sock"
 [http]
 bind = "127.0.0.1:9090"
+token_file = "/etc/zwerm/token"
 [mqtt]
 allow_anonymous = true
 max_packet_size = "256KiB"
@@ -112,6 +115,14 @@ sys_interval = 60
 response_information = "answers/"
 server_reference = "mqtt.example:1883"
 overlapping = "merged"
+[limits]
+connect_rate = 50
+connect_burst = 60
+max_tls_handshakes = 7
+max_handshakes = 8
+max_waiting = 9
+busy_after = 10
+busy_jitter = 11
 [auth]
 users_file = "/etc/zwerm/users"
 [storage]
@@ -122,10 +133,28 @@ level = "info,zwerm_raft=debug"
 format = "json"
 "#;
 
+/// What its `[limits]` mean.
+fn every_limit() -> LimitsConfig {
+    LimitsConfig {
+        connect_rate: 50,
+        connect_burst: 60.try_into().unwrap(),
+        max_tls_handshakes: 7,
+        max_handshakes: 8,
+        max_waiting: 9,
+        busy_after: 10,
+        busy_jitter: 11,
+    }
+}
+
 /// What [`EVERY_KEY`] means.
 fn every_key() -> Config {
     Config {
-        node: NodeConfig { name: "pod-0".into(), data_dir: "/var/lib/zwerm".into() },
+        node: NodeConfig {
+            name: "pod-0".into(),
+            data_dir: "/var/lib/zwerm".into(),
+            drain_rate: 50.try_into().unwrap(),
+            shutdown_grace: 60,
+        },
         cluster: ClusterConfig {
             listen: "0.0.0.0:7200".parse().unwrap(),
             advertise: Some("pod-0.zwerm:7200".into()),
@@ -157,7 +186,7 @@ fn every_key() -> Config {
                 ..ListenerConfig::default()
             },
         ],
-        http: HttpConfig { bind: loopback(9090) },
+        http: HttpConfig { bind: loopback(9090), token_file: Some("/etc/zwerm/token".into()) },
         mqtt: MqttConfig {
             allow_anonymous: true,
             max_packet_size: ByteSize(262_144),
@@ -185,6 +214,7 @@ fn every_key() -> Config {
             server_reference: Some("mqtt.example:1883".into()),
             overlapping: Overlapping::Merged,
         },
+        limits: every_limit(),
         auth: AuthConfig { users_file: Some("/etc/zwerm/users".into()) },
         storage: StorageConfig { sync: SyncMode::Os, cache_size: ByteSize(256 << 20) },
         log: LogConfig { level: "info,zwerm_raft=debug".into(), format: LogFormat::Json },

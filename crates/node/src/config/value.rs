@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 
 use toml::de::DeValue;
@@ -148,24 +148,27 @@ macro_rules! numbers {
 }
 numbers!(u16, u32, u64, usize);
 
-impl Setting for NonZeroU16 {
-    fn assign(&mut self, value: &Value, limits: Limits) -> Result<(), String> {
-        let number = value.number(limits)?;
-        *self = u16::try_from(number)
-            .ok()
-            .and_then(Self::new)
-            .ok_or_else(|| format!("{value} is out of range: 1 to {}", u16::MAX))?;
-        Ok(())
-    }
+/// Likewise, and never 0.
+macro_rules! positive_numbers {
+    ($($number:ty),*) => {$(
+        impl Setting for $number {
+            fn assign(&mut self, value: &Value, limits: Limits) -> Result<(), String> {
+                let number = value.number(limits)?.try_into().ok().and_then(Self::new);
+                *self = number.ok_or_else(|| format!("{value} is out of range: 1 to {}", Self::MAX))?;
+                Ok(())
+            }
 
-    fn shown(&self) -> Option<toml::Value> {
-        Some(i64::from(self.get()).into())
-    }
+            fn shown(&self) -> Option<toml::Value> {
+                Some(i64::from(self.get()).into())
+            }
 
-    fn accepts(&self, limits: Limits) -> String {
-        limits.in_numbers()
-    }
+            fn accepts(&self, limits: Limits) -> String {
+                limits.in_numbers()
+            }
+        }
+    )*};
 }
+positive_numbers!(NonZeroU16, NonZeroU32);
 
 impl Setting for String {
     fn assign(&mut self, value: &Value, _: Limits) -> Result<(), String> {

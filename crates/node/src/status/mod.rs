@@ -3,8 +3,8 @@
 //! A node answers from its own memory only; merging the answers happens here. `report` merges, `table`
 //! draws. Start at [`run`].
 
-mod report;
-mod table;
+pub(crate) mod report;
+pub(crate) mod table;
 
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -26,7 +26,7 @@ Examples:
 A node that does not answer within a second is shown as unreachable, its numbers as `?`.";
 
 /// Where the nodes of `zwerm up` are, if it was not told otherwise.
-const NODES_OF_UP: &str = "http://127.0.0.1:8080,http://127.0.0.1:8081,http://127.0.0.1:8082";
+pub(crate) const NODES_OF_UP: &str = "http://127.0.0.1:8080,http://127.0.0.1:8081,http://127.0.0.1:8082";
 /// How long the first node may take.
 const FIRST_WITHIN: Duration = Duration::from_secs(5);
 /// How long each of the others may take; they are asked together.
@@ -49,18 +49,31 @@ pub(crate) struct Arguments {
 /// # Errors
 /// When none of the given nodes answers.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let status = first_answer(&arguments.http).await?;
-    let others: Vec<&NodeRow> =
-        status.known.nodes.iter().filter(|node| node.id != status.known.node.id).collect();
-    let answers = join_all(others.iter().map(|node| ask_other(node))).await;
-    let answers = others.iter().map(|node| node.id).zip(answers).collect();
-    let report = Report::merge(status, answers);
+    let report = collect(&arguments.http).await?;
     let text =
         if arguments.json { serde_json::to_string_pretty(&report)? + "\n" } else { table::draw(&report) };
+    print(&text)
+}
+
+/// Writes to standard output; who closes it early has read enough.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// What all nodes say, found through the first of these that answers.
+///
+/// # Errors
+/// When none of them does.
+pub(crate) async fn collect(urls: &[String]) -> anyhow::Result<Report> {
+    let status = first_answer(urls).await?;
+    let others: Vec<&NodeRow> =
+        status.known.nodes.iter().filter(|node| node.id != status.known.node.id).collect();
+    let answers = join_all(others.iter().map(|node| ask_other(node))).await;
+    let answers = others.iter().map(|node| node.id).zip(answers).collect();
+    Ok(Report::merge(status, answers))
 }
 
 /// The status of the first node that answers.
@@ -81,7 +94,8 @@ async fn ask_other(node: &NodeRow) -> Result<Status, String> {
     ask(&address, OTHERS_WITHIN).await.map_err(|error| format!("{error:#}"))
 }
 
-async fn ask(address: &HttpAddress, within: Duration) -> anyhow::Result<Status> {
+/// What one node says of itself and the cluster.
+pub(crate) async fn ask(address: &HttpAddress, within: Duration) -> anyhow::Result<Status> {
     let (code, body) = http::get(address, "/api/v1/status", within).await?;
     if !code.is_success() {
         bail!("{address} answered {code}: it is no node of zwerm, or of another version");

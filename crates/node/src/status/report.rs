@@ -11,31 +11,31 @@ use zwerm_admin::{GroupRow, GroupState, NodeId, NodeRow, Status};
 
 /// The cluster as its nodes describe it.
 #[derive(Debug, Serialize)]
-pub(super) struct Report {
+pub(crate) struct Report {
     /// `None` until the cluster is formed.
-    pub(super) cluster_id: Option<String>,
+    pub(crate) cluster_id: Option<String>,
     /// All known nodes, by name.
-    pub(super) nodes: Vec<NodeReport>,
+    pub(crate) nodes: Vec<NodeReport>,
     /// All groups that an answering node hosts, control first, then by number.
-    pub(super) groups: Vec<GroupRow>,
+    pub(crate) groups: Vec<GroupRow>,
 }
 
 /// One node: what the cluster says of it, and what it says itself.
 #[derive(Debug, Serialize)]
-pub(super) struct NodeReport {
-    pub(super) id: NodeId,
-    pub(super) name: String,
+pub(crate) struct NodeReport {
+    pub(crate) id: NodeId,
+    pub(crate) name: String,
     /// What the control group says; `None` for a node that is in no cluster yet.
-    pub(super) member: Option<NodeRow>,
+    pub(crate) member: Option<NodeRow>,
     /// What it says; `None` when it did not answer.
-    pub(super) status: Option<Status>,
+    pub(crate) status: Option<Status>,
     /// Why it did not answer.
-    pub(super) error: Option<String>,
+    pub(crate) error: Option<String>,
 }
 
 impl Report {
     /// Joins the status of the node that was asked first and the answers of the others.
-    pub(super) fn merge(first: Status, answers: Vec<(NodeId, Result<Status, String>)>) -> Self {
+    pub(crate) fn merge(first: Status, answers: Vec<(NodeId, Result<Status, String>)>) -> Self {
         let cluster_id = first.known.cluster_id.clone();
         let (own_id, own_name) = (first.known.node.id, first.known.node.name.clone());
         let members = first.known.nodes.clone();
@@ -72,11 +72,11 @@ impl Report {
     }
 
     /// The name of a node, or its id when it has none here.
-    pub(super) fn name(&self, id: NodeId) -> String {
+    pub(crate) fn name(&self, id: NodeId) -> String {
         self.nodes.iter().find(|node| node.id == id).map_or_else(|| id.to_string(), |node| node.name.clone())
     }
 
-    pub(super) fn answers(&self) -> impl Iterator<Item = &Status> {
+    pub(crate) fn answers(&self) -> impl Iterator<Item = &Status> {
         self.nodes.iter().filter_map(|node| node.status.as_ref())
     }
 }
@@ -103,7 +103,7 @@ fn number(group: &str) -> u64 {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use zwerm_admin::*;
 
     use super::*;
@@ -136,6 +136,7 @@ pub(super) mod tests {
             state,
             role: if id == 1 { VoterRole::Leader } else { VoterRole::Voter },
             incarnation: 1,
+            draining: false,
             since_ms: 0,
             cluster_addr: format!("127.0.0.1:{}", 7099 + id),
             mqtt_addr: format!("127.0.0.1:{}", 1882 + id),
@@ -144,7 +145,7 @@ pub(super) mod tests {
     }
 
     /// What node `id` of three answers; node 3 is down.
-    pub(in crate::status) fn status(id: u64) -> Status {
+    pub(crate) fn status(id: u64) -> Status {
         let state = if id == 1 { GroupState::Leader } else { GroupState::Follower };
         Status {
             known: NodeStatus {
@@ -157,6 +158,7 @@ pub(super) mod tests {
                     uptime_s: 3_700,
                 },
                 readiness: Readiness::unless(vec![]),
+                drain: Drain::default(),
                 nodes: vec![member(1, NodeState::Up), member(2, NodeState::Up), member(3, NodeState::Down)],
                 groups: vec![
                     group("shard-10", state, 1, 7),
@@ -175,7 +177,7 @@ pub(super) mod tests {
         }
     }
 
-    pub(in crate::status) fn report() -> Report {
+    pub(crate) fn report() -> Report {
         Report::merge(status(2), vec![(NodeId(1), Ok(status(1))), (NodeId(3), Err("did not answer".into()))])
     }
 

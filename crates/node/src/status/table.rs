@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use zwerm_admin::{GroupRow, NodeState, VoterRole};
+use zwerm_admin::{DrainState, GroupRow, NodeState, VoterRole};
 
 use super::report::{NodeReport, Report};
 
@@ -12,7 +12,7 @@ use super::report::{NodeReport, Report};
 const UNKNOWN: &str = "?";
 
 /// The whole page.
-pub(super) fn draw(report: &Report) -> String {
+pub(crate) fn draw(report: &Report) -> String {
     let mut page = headline(report);
     page.push('\n');
     page.push_str(&nodes(report));
@@ -65,14 +65,26 @@ fn headline(report: &Report) -> String {
     )
 }
 
-fn state(node: &NodeReport) -> &'static str {
+/// In a word.
+pub(crate) fn state(node: &NodeReport) -> &'static str {
     match (&node.member, &node.status) {
         (Some(member), _) if member.state == NodeState::Down => "down",
         (_, None) => "unreachable",
         (None, Some(_)) => "alone",
+        (Some(_), Some(status)) if status.known.drain.state == DrainState::Draining => "draining",
+        (Some(_), Some(status)) if status.known.drain.state == DrainState::Drained => "drained",
         (Some(_), Some(status)) if status.known.readiness.ready => "up",
         (Some(_), Some(_)) => "not ready",
     }
+}
+
+/// In the control group.
+pub(crate) fn role(node: &NodeReport) -> &'static str {
+    node.member.as_ref().map_or("-", |member| match member.role {
+        VoterRole::Leader => "leader",
+        VoterRole::Voter => "voter",
+        VoterRole::Learner => "learner",
+    })
 }
 
 fn nodes(report: &Report) -> String {
@@ -98,11 +110,7 @@ fn nodes(report: &Report) -> String {
         let told = |of: &dyn Fn(&zwerm_admin::Status) -> String| {
             node.status.as_ref().map_or_else(|| UNKNOWN.to_owned(), of)
         };
-        let role = node.member.as_ref().map_or("-", |member| match member.role {
-            VoterRole::Leader => "leader",
-            VoterRole::Voter => "voter",
-            VoterRole::Learner => "learner",
-        });
+        let role = role(node);
         table.row(vec![
             node.name.clone(),
             state(node).to_owned(),
@@ -210,21 +218,21 @@ fn uptime(seconds: u64) -> String {
 }
 
 /// Rows of cells under headings; a heading begins with `<` or `>`, where its column stands.
-struct Table {
+pub(crate) struct Table {
     headings: &'static [&'static str],
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    fn new(headings: &'static [&'static str]) -> Self {
+    pub(crate) fn new(headings: &'static [&'static str]) -> Self {
         Self { headings, rows: Vec::new() }
     }
 
-    fn row(&mut self, cells: Vec<String>) {
+    pub(crate) fn row(&mut self, cells: Vec<String>) {
         self.rows.push(cells);
     }
 
-    fn draw(&self) -> String {
+    pub(crate) fn draw(&self) -> String {
         let titles: Vec<String> =
             self.headings.iter().map(|h| h.trim_start_matches(['<', '>']).to_owned()).collect();
         let mut text = String::new();

@@ -28,8 +28,8 @@ const ASK_EVERY: Duration = Duration::from_millis(150);
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 /// How often it is said that a node is still starting.
 const REMIND_EVERY: Duration = Duration::from_secs(10);
-/// How long a graceful stop may take before the process is killed.
-const STOP_WITHIN: Duration = Duration::from_secs(15);
+/// How long a graceful stop may take before the process is killed: `node.shutdown_grace` and what comes after it.
+const STOP_WITHIN: Duration = Duration::from_secs(40);
 
 /// What happens to a node, in this order: `Waiting` any number of times, `Ready` at most once, `Ended`.
 #[derive(Debug)]

@@ -24,8 +24,11 @@
 {{- if and .Values.ingress.enabled (not .Values.ingress.host) -}}
 {{- fail "ingress.host must be said" -}}
 {{- end -}}
-{{- if le (int .Values.shutdown.terminationGraceSeconds) (int .Values.shutdown.preStopSeconds) -}}
-{{- fail "shutdown.terminationGraceSeconds must be more than shutdown.preStopSeconds, which is part of it" -}}
+{{- with .Values.shutdown -}}
+{{- $least := add (int .preStopSeconds) (int .graceSeconds) 15 -}}
+{{- if lt (int .terminationGraceSeconds) (int $least) -}}
+{{- fail (printf "shutdown.terminationGraceSeconds must be %d or more: preStopSeconds, graceSeconds, and 15 for the end" $least) -}}
+{{- end -}}
 {{- end -}}
 {{- if gt (int (.Values.cluster.bootstrapExpect | default 1)) (int .Values.replicas) -}}
 {{- fail "cluster.bootstrapExpect is more than replicas: the cluster would wait for ever for the missing nodes" -}}

@@ -19,6 +19,8 @@
 {{- define "zwerm.config" -}}
 [node]
 data_dir = "/data"
+shutdown_grace = {{ int .Values.shutdown.graceSeconds }}
+{{- include "zwerm.keys" .Values.config.node }}
 
 [[listener]]
 {{- range $index, $kind := include "zwerm.listening" . | fromJsonArray }}
@@ -52,6 +54,9 @@ certificate_as_username = {{ .asUsername }}
 
 [http]
 bind = {{ printf "%s:%d" .Values.bindAddress (int .Values.httpPort) | quote }}
+{{- if .Values.http.tokenSecret.name }}
+token_file = "/etc/zwerm/token/token"
+{{- end }}
 
 [mqtt]
 allow_anonymous = {{ .Values.auth.allowAnonymous }}
@@ -60,6 +65,11 @@ allow_anonymous = {{ .Values.auth.allowAnonymous }}
 
 [auth]
 users_file = "/etc/zwerm/users/users"
+{{- end }}
+{{- if .Values.config.limits }}
+
+[limits]
+{{- include "zwerm.keys" .Values.config.limits }}
 {{- end }}
 {{- if .Values.config.storage }}
 

@@ -129,6 +129,12 @@ impl<S: Read + Write> Mqtt<S> {
         client
     }
 
+    /// Connects; whether it is taken. False: the connection ends before there is a CONNACK.
+    pub fn try_connect(mut stream: S, client_id: &'static str) -> bool {
+        let said = stream.write_all(&bytes_of(&connect_packet(client_id))).and_then(|()| stream.flush());
+        said.and_then(|()| stream.read(&mut [0; 16])).is_ok_and(|count| count > 0)
+    }
+
     pub fn connack(&mut self) -> ConnAck {
         match self.next() {
             Packet::ConnAck(connack) => *connack,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustls::HandshakeKind;
 use rustls::version::{TLS12, TLS13};
-use zwerm_gateway::{Gateway, ListenerConfig, TlsConfig, TlsVersion};
+use zwerm_gateway::{Config, Gateway, ListenerConfig, TlsConfig, TlsVersion};
 use zwerm_wire::Packet;
 
 use super::certificates::{Authority, Files, TlsClient};
@@ -217,6 +217,37 @@ async fn a_slow_handshake_is_cut_and_an_abandoned_one_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_all_places_for_handshakes_are_taken_more_are_closed_and_who_is_in_stays() {
+    let authority = Authority::new("zwerm test");
+    let files = Files::new(&authority.server());
+    let (max_tls_handshakes, max_waiting) = (1, 0);
+    let listeners = vec![secured(files.config())];
+    let node =
+        Node::start_with(Config { listeners, max_tls_handshakes, max_waiting, ..Config::default() }).await;
+    let address = node.address();
+    blocking(move || {
+        let client = authority.trusting();
+        let mut inside = Mqtt::connect(client.dial(address), "inside");
+        let silent = dial(address);
+        visit(&client, address, "beside one that says nothing");
+        // the first byte of a handshake takes the place, unless one of the tries was there before
+        let slow = loop {
+            let mut slow = dial(address);
+            slow.write_all(&[22]).unwrap();
+            if !Mqtt::try_connect(client.dial(address), "a try") {
+                break slow;
+            }
+        };
+        inside.ping();
+        drop((slow, silent));
+        while !Mqtt::try_connect(client.dial(address), "another try") {}
+    })
+    .await;
+    assert!(node.refused("busy") >= 1);
+    node.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_end_without_close_notify_is_an_end() {
     let authority = Authority::new("zwerm test");
     let files = Files::new(&authority.server());
@@ -277,7 +308,7 @@ fn bad_files_are_named_with_their_key() {
     let files = Files::new(&authority.server());
     let problem = |tls: TlsConfig| {
         let listeners = vec![listener(), secured(tls)];
-        let config = zwerm_gateway::Config { listeners, ..zwerm_gateway::Config::default() };
+        let config = Config { listeners, ..Config::default() };
         let error = Gateway::check(&config).unwrap_err().to_string();
         error.replace(&files.path("").display().to_string(), "")
     };

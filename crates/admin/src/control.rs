@@ -1,0 +1,69 @@
+//! What people change of a node over its HTTP port, and how it is put in JSON.
+//!
+//! The seam beside [`NodeView`](crate::NodeView): whoever wires the node implements it, tests fake it. Start at
+//! [`NodeControl`].
+
+use std::future::Future;
+use std::pin::Pin;
+
+use serde::{Deserialize, Serialize};
+
+/// What a change comes to.
+pub type Changed<'a, T> = Pin<Box<dyn Future<Output = Result<T, ControlError>> + Send + 'a>>;
+
+/// A node as its HTTP port changes it. Who may do so was checked before.
+pub trait NodeControl: Send + Sync + 'static {
+    /// Begins to drain, or goes on draining in this way; does not wait for the end.
+    fn drain(&self, request: DrainRequest) -> Changed<'_, Drain>;
+
+    /// Takes clients again.
+    fn undrain(&self) -> Changed<'_, Drain>;
+}
+
+/// Why a change was not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// It would do harm, or makes no sense as things are: what is the matter and what to do (409).
+    #[error("{0}")]
+    Refused(String),
+    /// It cannot be done now; trying again may help (503).
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// The body of `POST /api/v1/node/drain`; an empty body is the default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DrainRequest {
+    /// The node does not come back: clients are told 0x9D (Server moved) and not 0x9C (Use another server).
+    pub for_good: bool,
+    /// Also if no other node is up, so that clients have nowhere to go.
+    pub force: bool,
+}
+
+/// How far draining is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DrainState {
+    /// Clients are taken.
+    #[default]
+    Serving,
+    /// Nobody is let in; clients and leaderships are sent elsewhere.
+    Draining,
+    /// No client is left.
+    Drained,
+}
+
+/// What a node says of its draining.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drain {
+    /// How far it is.
+    pub state: DrainState,
+    /// The node does not come back.
+    pub for_good: bool,
+    /// Clients connected to this node.
+    pub clients_left: u64,
+    /// Raft groups that this node leads.
+    pub groups_led: u64,
+}
