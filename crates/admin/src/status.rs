@@ -142,6 +142,9 @@ pub struct NodeRow {
     pub incarnation: u64,
     /// It sends its clients and leaderships to other nodes.
     pub draining: bool,
+    /// It gives up what it holds, and is no member then.
+    #[serde(default)]
+    pub leaving: bool,
     /// Since when it is in this state: milliseconds since 1970.
     pub since_ms: u64,
     /// `host:port` for other nodes.

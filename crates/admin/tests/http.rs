@@ -34,6 +34,7 @@ impl NodeView for Scripted {
                 role: VoterRole::Leader,
                 incarnation: 3,
                 draining: true,
+                leaving: false,
                 since_ms: 1,
                 cluster_addr: "127.0.0.1:7100".into(),
                 mqtt_addr: "127.0.0.1:1883".into(),

@@ -463,6 +463,7 @@ mod tests {
             name: "node-1".into(),
             incarnation: 7,
             cluster_id: Some("c1".into()),
+            left: false,
         };
         write(dir.path(), &record).unwrap();
         let text = fs::read_to_string(dir.path().join(IDENTITY_FILE)).unwrap();

@@ -101,7 +101,7 @@ fn nodes(cluster: &ClusterStatus) -> Vec<NodeRow> {
     let control = cluster.groups.iter().find(|group| group.id == CONTROL);
     let role = |id: u64| match control {
         Some(control) if control.leader == Some(id) => VoterRole::Leader,
-        Some(control) if control.learners.contains(&id) => VoterRole::Learner,
+        Some(control) if !control.voters.contains(&id) => VoterRole::Learner,
         _ => VoterRole::Voter,
     };
     let row = |node: &zwerm_cluster::Node| NodeRow {
@@ -111,6 +111,7 @@ fn nodes(cluster: &ClusterStatus) -> Vec<NodeRow> {
         role: role(node.id),
         incarnation: node.incarnation,
         draining: node.draining,
+        leaving: node.leaving,
         since_ms: node.since_ms,
         cluster_addr: node.cluster_addr.clone(),
         mqtt_addr: node.mqtt_addr.clone(),

@@ -97,12 +97,6 @@ pub struct World<A> {
 impl<A> World<A> {
     /// No node runs.
     pub fn new(size: u64) -> Self {
-        if std::env::var_os("RUST_LOG").is_some() {
-            // For whoever looks for the reason of a failure; set by the first test that runs.
-            let _set = tracing_subscriber::fmt()
-                .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-                .try_init();
-        }
         Self {
             net: MemoryNet::new(),
             disks: (1..=size).map(|node| (node, Arc::default())).collect(),

@@ -242,7 +242,8 @@ fn tell(target: &Target, node: &Chosen, now: &Drain) -> anyhow::Result<()> {
 struct Row {
     name: String,
     id: NodeId,
-    /// `up`, `draining`, `drained`, `not ready`, `down`, `unreachable`, or `alone`: in no cluster yet.
+    /// `up`, `draining`, `drained`, `leaving`, `not ready`, `down`, `being removed`, `unreachable`, or `alone`: in no
+    /// cluster yet.
     state: &'static str,
     /// In the control group: `leader`, `voter`, `learner`, or `-`.
     control: &'static str,

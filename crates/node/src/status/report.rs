@@ -137,6 +137,7 @@ pub(crate) mod tests {
             role: if id == 1 { VoterRole::Leader } else { VoterRole::Voter },
             incarnation: 1,
             draining: false,
+            leaving: false,
             since_ms: 0,
             cluster_addr: format!("127.0.0.1:{}", 7099 + id),
             mqtt_addr: format!("127.0.0.1:{}", 1882 + id),

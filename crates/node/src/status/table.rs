@@ -68,7 +68,9 @@ fn headline(report: &Report) -> String {
 /// In a word.
 pub(crate) fn state(node: &NodeReport) -> &'static str {
     match (&node.member, &node.status) {
+        (Some(member), _) if member.state == NodeState::Down && member.leaving => "being removed",
         (Some(member), _) if member.state == NodeState::Down => "down",
+        (Some(member), Some(_)) if member.leaving => "leaving",
         (_, None) => "unreachable",
         (None, Some(_)) => "alone",
         (Some(_), Some(status)) if status.known.drain.state == DrainState::Draining => "draining",
