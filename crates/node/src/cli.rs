@@ -38,6 +38,8 @@ enum Command {
     Pub(pubsub::PublishArguments),
     /// Subscribe and print messages (flags as in mosquitto_sub)
     Sub(pubsub::SubscribeArguments),
+    /// Put load on any MQTT broker and measure it
+    Bench(zwerm_bench::Arguments),
     /// Add, change or delete a user in a file of users
     Passwd(passwd::Arguments),
 }
@@ -65,6 +67,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Passwd(arguments) => passwd::run(&arguments),
+        Command::Bench(arguments) => zwerm_bench::run(&arguments),
         Command::Up(arguments) => blocking(Builder::new_current_thread(), up::run(arguments)),
         Command::Status(arguments) => blocking(Builder::new_current_thread(), status::run(arguments)),
         Command::Pub(arguments) => blocking(Builder::new_current_thread(), pubsub::publish(arguments)),
@@ -132,6 +135,7 @@ mod tests {
             "zwerm sub -t a -E",
             "zwerm passwd users anna --iterations 100000",
             "zwerm passwd users anna -D",
+            "zwerm bench fan-out --publish-to n1:1883 --subscribe-to n2:1883,n3:1883 -q 1 --json",
         ];
         for line in lines {
             assert!(parses(line).is_ok(), "{line}: {:?}", parses(line).err());
@@ -153,6 +157,8 @@ mod tests {
             ("zwerm up --nodes 0", ValueValidation),
             ("zwerm up --node 1 --nodes 3", ArgumentConflict),
             ("zwerm down", InvalidSubcommand),
+            ("zwerm bench pub-sub -q 3", ValueValidation),
+            ("zwerm bench pub-sub -m 1 --seconds 1", ArgumentConflict),
         ];
         for (line, wanted) in lines {
             assert_eq!(parses(line).err(), Some(wanted), "{line}");

@@ -14,7 +14,7 @@ use clap::ValueEnum as _;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 use zwerm_oracle::{History, Rules, What, check};
-use zwerm_tests::zwerm_binary;
+use zwerm_tests::{Surroundings, zwerm_binary};
 
 use crate::Arguments;
 use crate::cluster::{Cluster, GLANCE, NODES};
@@ -24,7 +24,6 @@ use crate::measure::measure;
 use crate::nemesis::{Schedule, rage};
 use crate::report::{Course, Report};
 use crate::scoreboard;
-use crate::surroundings::Surroundings;
 use crate::world::{Phase, Placed, World};
 
 /// What an old connection may still bring after a newer one was acknowledged: how long this program may need to
