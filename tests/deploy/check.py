@@ -349,7 +349,7 @@ WRONG = [
     ("--set ingress.enabled=true,listeners.ws.enabled=true", "ingress.host"),
     ("--set httpPort=1883", "are both 1883"),
     ("--set clusterPort=8080", "are both 8080"),
-    ("--set shutdown.terminationGraceSeconds=39", "must be 40 or more"),
+    ("--set shutdown.terminationGraceSeconds=279", "must be 280 or more"),
     ("--set cluster.bootstrapExpect=5", "wait for ever"),
     ("--kube-version 1.29.0", "which is incompatible with Kubernetes"),
 ]

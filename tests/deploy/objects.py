@@ -192,7 +192,11 @@ def _pod(rendered, spec, ports):
     if not wanted.items() <= security.items() or not security["runAsUser"]:
         refuse(f"not as it should be: {security}")
     stopping = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-    if pod["terminationGracePeriodSeconds"] < stopping + config["node"]["shutdown_grace"] + 15:
+    asks = config["cluster"].get("kubernetes_statefulset")
+    if asks != (rendered.one("StatefulSet")["metadata"]["name"] if pod["automountServiceAccountToken"] else None):
+        refuse(f"it asks for the StatefulSet {asks}")
+    leaving = config["cluster"]["leave_grace"] if asks else 0
+    if pod["terminationGracePeriodSeconds"] < stopping + leaving + config["node"]["shutdown_grace"] + 15:
         refuse("the time that SIGTERM has is too short")
 
 

@@ -347,6 +347,8 @@ async fn look_after(inner: &Inner) {
     let mut round = tokio::time::interval(ROUND);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut lost_since: Option<Instant> = None;
+    // Before the cluster is formed, or this node has joined it, there is nothing to lose.
+    let mut was_held = false;
     let mut resumed = inner.cluster.lease.resumed();
     loop {
         // Both are cancel safe.
@@ -362,7 +364,7 @@ async fn look_after(inner: &Inner) {
         let now = Instant::now();
         inner.local.kick_slow(now);
         if inner.cluster.lease.is_valid() {
-            lost_since = None;
+            (lost_since, was_held) = (None, true);
             if inner.cut_off.swap(false, Ordering::AcqRel) {
                 tracing::info!("the lease is back: clients are served again");
             }
@@ -371,7 +373,7 @@ async fn look_after(inner: &Inner) {
         let since = *lost_since.get_or_insert(now);
         let patience = inner.local.config.lease_patience;
         if now.saturating_duration_since(since) >= patience {
-            if !inner.cut_off.swap(true, Ordering::AcqRel) {
+            if !inner.cut_off.swap(true, Ordering::AcqRel) && was_held {
                 tracing::warn!(
                     clients = inner.local.clients.len(),
                     "without a lease for {patience:?}: this node cannot reach the others; sending clients elsewhere"

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::drain::Drainer;
 use crate::identity::Identity;
 use crate::view::View;
-use crate::{parts, sys};
+use crate::{departure, parts, sys};
 
 /// One node, built: it takes part in its cluster, but serves no client yet.
 #[derive(Debug)]
@@ -106,15 +106,15 @@ impl App {
             identity.set_cluster_id(&cluster_id)?;
             // A disk that fails while the node drains ends the draining.
             let drained = async {
-                tokio::select! {
-                    () = shutdown.cancelled() => {}
-                    () = cluster.left() => {
-                        left = true;
-                        shutdown.cancel();
-                        // Nobody comes back to this node; whether there is another one matters no more.
-                        let request = zwerm_admin::DrainRequest { for_good: true, force: true };
-                        drop(drainer.drain(request).await);
-                    }
+                left = tokio::select! {
+                    () = shutdown.cancelled() => departure::leave_if_scaled_away(&config, &cluster).await,
+                    () = cluster.left() => true,
+                };
+                if left {
+                    shutdown.cancel();
+                    // Nobody comes back to this node; whether there is another one matters no more.
+                    let request = zwerm_admin::DrainRequest { for_good: true, force: true };
+                    drop(drainer.drain(request).await);
                 }
                 drainer.finish(Duration::from_secs(config.node.shutdown_grace)).await;
             };

@@ -7,6 +7,7 @@ pub mod app;
 mod cli;
 pub mod config;
 mod ctl;
+mod departure;
 mod drain;
 mod http;
 pub mod identity;

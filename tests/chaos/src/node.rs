@@ -56,7 +56,9 @@ impl Node {
         binary: &Path,
     ) -> Result<Self> {
         let at = |side: Side, port: u16| SocketAddr::from((Network::address(side), port));
-        let peers: Vec<String> = (1..=most).map(|peer| at(peer, CLUSTER).to_string()).collect();
+        // A node that is to begin alone must know of no other.
+        let known = if first == 1 && side == 1 { 0 } else { most };
+        let peers: Vec<String> = (1..=known).map(|peer| at(peer, CLUSTER).to_string()).collect();
         let config = format!(
             "[node]\nname = \"node-{side}\"\ndata_dir = {:?}\n\n\
              [cluster]\nlisten = \"{cluster}\"\nadvertise = \"{cluster}\"\npeers = {peers:?}\n\

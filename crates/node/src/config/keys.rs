@@ -224,6 +224,22 @@ const CLUSTER: &[Key<Config>] = &[
              replay at a restart, more writing.",
         ),
     ),
+    key(
+        "kubernetes_statefulset",
+        |c| &mut c.cluster.kubernetes_statefulset,
+        "The StatefulSet that this node is a pod of. On SIGTERM it then asks the Kubernetes API, with its service account, \
+         whether the StatefulSet still wants it: if not, it leaves the cluster before it stops. Empty: it only stops.",
+    ),
+    within(
+        1,
+        86_400,
+        &key(
+            "leave_grace",
+            |c| &mut c.cluster.leave_grace,
+            "Seconds that it may take to give up its shards then. When they are over it stops, and the others finish without \
+             it.",
+        ),
+    ),
 ];
 
 const HTTP: &[Key<Config>] = &[

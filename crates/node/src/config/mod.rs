@@ -77,6 +77,10 @@ pub struct ClusterConfig {
     pub shards: u32,
     /// Log entries of a Raft group between two of its snapshots.
     pub snapshot_entries: u64,
+    /// The StatefulSet that this node is a pod of, if it may ask Kubernetes for it.
+    pub kubernetes_statefulset: Option<String>,
+    /// Seconds to give up its shards when it is scaled away.
+    pub leave_grace: u64,
 }
 
 impl ClusterConfig {
@@ -418,6 +422,8 @@ impl Default for Config {
                 bootstrap_expect: 1,
                 shards: 16,
                 snapshot_entries: 10_000,
+                kubernetes_statefulset: None,
+                leave_grace: 240,
             },
             listeners: vec![ListenerConfig::default()],
             http: HttpConfig { bind: loopback(8080), token_file: None },

@@ -65,6 +65,8 @@ peers = ["pod-1.zwerm:7200", "[::1]:7100"]
 bootstrap_expect = 3
 shards = 4
 snapshot_entries = 500
+kubernetes_statefulset = "zwerm"
+leave_grace = 30
 [[listener]]
 kind = "wss"
 bind = "127.0.0.1:2885"
@@ -168,6 +170,8 @@ fn every_key() -> Config {
             bootstrap_expect: 3,
             shards: 4,
             snapshot_entries: 500,
+            kubernetes_statefulset: Some("zwerm".into()),
+            leave_grace: 30,
         },
         listeners: vec![
             ListenerConfig {

@@ -25,9 +25,10 @@
 {{- fail "ingress.host must be said" -}}
 {{- end -}}
 {{- with .Values.shutdown -}}
-{{- $least := add (int .preStopSeconds) (int .graceSeconds) 15 -}}
+{{- $leave := ternary (int .leaveSeconds) 0 $.Values.serviceAccount.readsStatefulSet -}}
+{{- $least := add (int .preStopSeconds) $leave (int .graceSeconds) 15 -}}
 {{- if lt (int .terminationGraceSeconds) (int $least) -}}
-{{- fail (printf "shutdown.terminationGraceSeconds must be %d or more: preStopSeconds, graceSeconds, and 15 for the end" $least) -}}
+{{- fail (printf "shutdown.terminationGraceSeconds must be %d or more: preStopSeconds, leaveSeconds, graceSeconds, and 15 for the end" $least) -}}
 {{- end -}}
 {{- end -}}
 {{- if gt (int (.Values.cluster.bootstrapExpect | default 1)) (int .Values.replicas) -}}

@@ -101,5 +101,9 @@ peers = [
 ]
 bootstrap_expect = {{ int (.Values.cluster.bootstrapExpect | default .Values.replicas) }}
 shards = {{ int .Values.cluster.shards }}
+{{- if .Values.serviceAccount.readsStatefulSet }}
+kubernetes_statefulset = {{ include "zwerm.fullname" . | quote }}
+leave_grace = {{ int .Values.shutdown.leaveSeconds }}
+{{- end }}
 {{- include "zwerm.keys" .Values.config.cluster }}
 {{- end -}}
