@@ -183,18 +183,14 @@ async fn leave(world: &mut Nodes, asked: NodeId, node: NodeId) {
     soon("it stops", left.cluster.stop()).await;
 }
 
-/// A world whose first node is a cluster of its own; the others know its name.
-async fn alone() -> Nodes {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_grows_from_one_node_to_five_and_shrinks_to_three_while_messages_are_queued() {
     let mut world = Nodes::new(1);
+    // Who is given a shard is sent snapshots and messages, not only the log.
+    world.snapshot_entries = 60;
     world.start(1).await;
     world.ready().await;
     world.expect = 3;
-    world
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_grows_from_one_node_to_five_and_shrinks_to_three_while_messages_are_queued() {
-    let mut world = alone().await;
     let load = Load::begin(world.cluster(1));
     for node in [3, 2] {
         world.start(node).await;
