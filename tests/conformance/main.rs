@@ -16,6 +16,7 @@ mod alone;
 mod auth;
 mod connect;
 mod disconnect;
+mod exclusive;
 mod flow;
 mod header;
 mod keep_alive;
@@ -52,6 +53,7 @@ const ROOMS: &[&[Case]] = &[
     auth::CASES,
     connect::CASES,
     disconnect::CASES,
+    exclusive::CASES,
     flow::CASES,
     header::CASES,
     keep_alive::CASES,

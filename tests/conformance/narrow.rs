@@ -21,6 +21,7 @@ pub(crate) const SETTINGS: &[&str] = &[
     "mqtt.retain_available=false",
     "mqtt.wildcard_subscriptions=false",
     "mqtt.shared_subscriptions=false",
+    "mqtt.exclusive_subscriptions=false",
     "mqtt.subscription_identifiers=false",
     "mqtt.keep_alive_maximum=2",
     "mqtt.receive_maximum=5",
@@ -39,6 +40,7 @@ pub(crate) const CASES: &[Case] = &[
     case!(a_retained_message_ends_the_connection, V311 [], V5 ["MQTT-3.2.2-14"]),
     case!(wildcards_are_refused, V311["MQTT-3.8.3-2"], V5["MQTT-3.8.4-7"]),
     case!(shared_subscriptions_are_refused, V311 [], V5 ["MQTT-3.8.4-7"]),
+    case!(exclusive_subscriptions_are_refused_alone, V311[], V5[]),
     case!(subscription_identifiers_are_refused, V5["MQTT-4.13.1-1"]),
     case!(a_client_must_have_an_id, V311["MQTT-3.1.3-9"], V5["MQTT-3.1.3-8"]),
     case!(the_keep_alive_of_the_server_counts, V5 ["MQTT-3.1.2-21", "MQTT-3.2.2-21", "MQTT-3.2.2-22"]),
@@ -131,6 +133,16 @@ async fn wildcards_are_refused(env: Env) -> Result<()> {
 
 async fn shared_subscriptions_are_refused(env: Env) -> Result<()> {
     is_refused(&env, &format!("$share/g/{}", env.topic("t")), reason::SHARED).await
+}
+
+/// CONNACK cannot say that there are none, so nobody who asks is at fault.
+async fn exclusive_subscriptions_are_refused_alone(env: Env) -> Result<()> {
+    let (fine, exclusive) = (env.topic("fine"), format!("$exclusive/{}", env.topic("t")));
+    let mut client = env.client("a").await?;
+    let codes = client.subscribe_codes(&[], &[(&fine, 1), (&exclusive, 1), (&fine, 0)]).await?;
+    let refused = if env.is_v5() { reason::TOPIC_FILTER } else { 0x80 };
+    ensure!(codes == [1, refused, 0], "codes {codes:02x?}");
+    Ok(())
 }
 
 async fn subscription_identifiers_are_refused(env: Env) -> Result<()> {

@@ -76,6 +76,7 @@ pub(crate) mod reason {
     pub(crate) const RECEIVE_MAXIMUM: u8 = 0x93;
     pub(crate) const ALIAS: u8 = 0x94;
     pub(crate) const TOO_LARGE: u8 = 0x95;
+    pub(crate) const QUOTA: u8 = 0x97;
     pub(crate) const RETAIN: u8 = 0x9a;
     pub(crate) const QOS: u8 = 0x9b;
     pub(crate) const SHARED: u8 = 0x9e;

@@ -21,7 +21,7 @@ pub use cluster::{Brokers, Cluster};
 pub use http::{Response, get};
 pub use mosquitto::{MosquittoSub, mosquitto_pub, mosquitto_rr};
 pub use node::{Node, Transport, send_signal};
-pub use places::{chromium, clients_dir, node_js, python, zwerm_binary};
+pub use places::{chromium, clients_dir, deploy_python, node_js, python, zwerm_binary};
 pub use ports::{PortBlock, Turn};
 pub use program::{Check, Line, Program};
 pub use rustix::process::Signal;

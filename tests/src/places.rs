@@ -35,7 +35,19 @@ pub fn clients_dir() -> PathBuf {
 /// # Errors
 /// When `tests/prepare` was not run.
 pub fn python() -> Result<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/venv/bin/python");
+    installed_python("venv")
+}
+
+/// The Python that has the schemas of what is under `deploy/`.
+///
+/// # Errors
+/// When `tests/prepare` was not run.
+pub fn deploy_python() -> Result<PathBuf> {
+    installed_python("deploy")
+}
+
+fn installed_python(environment: &str) -> Result<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!(".tools/{environment}/bin/python"));
     ensure!(path.exists(), "{} is missing: run ./tests/prepare", path.display());
     Ok(path)
 }

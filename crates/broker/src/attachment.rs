@@ -10,11 +10,12 @@ use futures::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use zwerm_machine::records::Release;
-use zwerm_wire::{PacketId, Publish, QoS, ReasonCode, Subscribe, Unsubscribe};
+use zwerm_wire::{PacketId, Publish, QoS, ReasonCode, Subscribe, TopicFilter, Unsubscribe};
 
 use crate::broker::Inner;
 use crate::delayed::Delayed;
 use crate::durable::{Durable, Stage};
+use crate::exclusive::{Turns, holder, vacate};
 use crate::mailbox::{Delivery, Mailbox};
 use crate::message::Message;
 use crate::outbox::LeftBehind;
@@ -66,6 +67,8 @@ struct Ownership {
     sent: u64,
     /// Messages of shared subscriptions that the client did not acknowledge.
     unacknowledged: Vec<Delivery>,
+    /// The session ends with the connection.
+    is_transient: bool,
     released: bool,
 }
 
@@ -83,6 +86,7 @@ impl Ownership {
         let Detach { fire_will, session_expiry: expiry_s } = ending;
         let client_id = self.client_id.to_string();
         let release = Release { client_id, epoch: self.epoch, fire_will, expiry_s, sent: self.sent };
+        let holder = self.is_transient.then(|| holder(&self.client_id, self.epoch));
         async move {
             for message in left_behind {
                 inner.local.leave_behind(message).await;
@@ -93,6 +97,10 @@ impl Ownership {
             if let Err(error) = inner.cluster.release(release).await {
                 // The node is stopping: its death releases what it owned.
                 tracing::debug!(%error, "a client was not released");
+            }
+            if let Some(holder) = holder {
+                let exclusive = filters.into_iter().filter(TopicFilter::is_exclusive).collect();
+                vacate(&inner, exclusive, holder).await;
             }
         }
     }
@@ -124,6 +132,7 @@ pub struct Attachment {
     durable: Option<Box<Durable>>,
     /// Places for retained replays that run.
     replays: Arc<Semaphore>,
+    exclusive: Turns,
 }
 
 impl Attachment {
@@ -140,10 +149,11 @@ impl Attachment {
             mailbox,
             sent: 0,
             unacknowledged: Vec::new(),
+            is_transient: durable.is_none(),
             released: false,
         };
         let replays = Arc::new(Semaphore::new(Subscribing::REPLAYS));
-        Self { ownership, pipeline: Box::new(pipeline), durable, replays }
+        Self { ownership, pipeline: Box::new(pipeline), durable, replays, exclusive: Turns::default() }
     }
 
     /// The client's id, also if the server chose it.
@@ -289,15 +299,21 @@ impl Attachment {
         self.ownership.mailbox.kicked()
     }
 
-    /// Subscribes at once; the future resolves with a code per filter when every node routes to this client
+    /// Subscribes at once, but for exclusive filters, which wait until they are this client's; the future resolves with a code per filter when every node routes to this client
     /// (P4) and its retained messages are read (P5); they follow as deliveries. The future may be polled beside others and dropped.
     pub fn subscribe(&mut self, subscribe: Subscribe) -> BoxFuture<'static, Vec<ReasonCode>> {
+        if subscribe.filters.iter().any(|line| line.filter.is_exclusive()) {
+            return self.subscribing().subscribe_exclusive(subscribe, self.exclusive.next());
+        }
         self.subscribing().subscribe(subscribe)
     }
 
     /// Unsubscribes at once; the future resolves with a code per filter.
     pub fn unsubscribe(&mut self, unsubscribe: Unsubscribe) -> BoxFuture<'static, Vec<ReasonCode>> {
-        self.subscribing().unsubscribe(unsubscribe)
+        if unsubscribe.filters.iter().any(TopicFilter::is_exclusive) {
+            return self.subscribing().unsubscribe_exclusive(unsubscribe, self.exclusive.next());
+        }
+        self.subscribing().unsubscribe(unsubscribe.filters)
     }
 
     pub(crate) fn subscribing(&self) -> Subscribing {
@@ -307,6 +323,7 @@ impl Attachment {
             client_id: client_id.clone(),
             key: *key,
             mailbox: Arc::clone(mailbox),
+            epoch: *epoch,
             durable: self.durable.is_some().then_some(*epoch),
             replays: Arc::clone(&self.replays),
         }

@@ -57,16 +57,14 @@ impl Clients {
         attached
     }
 
-    /// A newer owner has this epoch: an older connection here ends.
-    pub(crate) fn kick(&self, client_id: &str, epoch: u64) {
+    /// A newer owner has this epoch: an older connection here ends. True if there is one, and it was not to end
+    /// anyway.
+    pub(crate) fn kick(&self, client_id: &str, epoch: u64) -> bool {
         let mut clients = self.0.lock();
-        let Some(slot) = clients.get_mut(client_id) else { return };
+        let Some(slot) = clients.get_mut(client_id) else { return false };
         slot.fence = slot.fence.max(epoch);
-        if let Some((owned, mailbox)) = &slot.live
-            && *owned < epoch
-        {
-            mailbox.kick(ReasonCode::SessionTakenOver);
-        }
+        let outdated = slot.live.as_ref().filter(|(owned, _)| *owned < epoch);
+        outdated.is_some_and(|(_, mailbox)| mailbox.kick(ReasonCode::SessionTakenOver))
     }
 
     /// The connection of this epoch is gone.

@@ -11,6 +11,7 @@ mod counters;
 mod delayed;
 mod durable;
 mod error;
+mod exclusive;
 mod local;
 mod mailbox;
 mod message;

@@ -173,8 +173,9 @@ impl Local for LocalDoor {
         if zwerm_sabotage::is_broken(zwerm_sabotage::Rule::OneOwner) {
             return;
         }
-        self.0.counters.kicked_taken_over.add(1);
-        self.0.clients.kick(client_id, epoch);
+        if self.0.clients.kick(client_id, epoch) {
+            self.0.counters.kicked_taken_over.add(1);
+        }
     }
 
     fn fenced(&self) {

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use zwerm_cluster::Routed;
 use zwerm_machine::records::{self, EndReplay, Subscription};
 use zwerm_wire::{
-    QoS, ReasonCode, RetainHandling, Subscribe, SubscribeFilter, SubscribeOptions, TopicFilter, Unsubscribe,
+    QoS, ReasonCode, RetainHandling, Subscribe, SubscribeFilter, SubscribeOptions, TopicFilter,
 };
 
 use crate::broker::Inner;
@@ -33,7 +33,9 @@ pub(crate) struct Subscribing {
     pub(crate) client_id: ByteString,
     pub(crate) key: SessionKey,
     pub(crate) mailbox: Arc<Mailbox>,
-    /// The epoch of its owner, if the session is durable.
+    /// The epoch of its owner.
+    pub(crate) epoch: u64,
+    /// The same, if the session is durable.
     pub(crate) durable: Option<u64>,
     pub(crate) replays: Arc<Semaphore>,
 }
@@ -200,8 +202,7 @@ impl Subscribing {
     }
 
     /// See [`Attachment::unsubscribe`](crate::Attachment::unsubscribe).
-    pub(crate) fn unsubscribe(self, unsubscribe: Unsubscribe) -> BoxFuture<'static, Vec<ReasonCode>> {
-        let filters = unsubscribe.filters;
+    pub(crate) fn unsubscribe(self, filters: Vec<TopicFilter>) -> BoxFuture<'static, Vec<ReasonCode>> {
         let remove = |filter: &TopicFilter| self.inner.local.subscriptions.remove(filter, self.key);
         let existed: Vec<bool> = filters.iter().map(remove).collect();
         async move {

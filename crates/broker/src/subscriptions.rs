@@ -117,6 +117,11 @@ impl Subscriptions {
         is_new
     }
 
+    /// Whether a connection has a subscription.
+    pub(crate) fn has(&self, filter: &TopicFilter, key: SessionKey) -> bool {
+        self.snapshot().get(filter, &key).is_some()
+    }
+
     /// Removes a subscription. False if the connection does not have it.
     pub(crate) fn remove(&self, filter: &TopicFilter, key: SessionKey) -> bool {
         let mut table = self.table.lock();

@@ -19,6 +19,7 @@ use zwerm_raft::{Group, GroupId, Host, Network, NetworkError};
 use zwerm_store::Engine;
 
 use crate::barrier::{Barrier, BarrierQueue, run_barrier};
+use crate::exclusive;
 use crate::formation::{self, Acquaintances};
 use crate::forward::{Inbound, InboundState};
 use crate::leadership;
@@ -265,17 +266,23 @@ pub(crate) fn kick(shared: &Arc<Shared>, node: NodeId, request: KickRequest) {
         return shared.local.kick(&request.client_id, request.epoch);
     }
     let kicking = Arc::clone(shared);
-    shared.spawn(async move {
-        while !kicking.is_gone(node, request.incarnation) {
-            match kicking.peers.kick(node, request.clone()).await {
-                Ok(()) => return,
-                Err(error) => {
-                    tracing::debug!(node = format_args!("{node:016x}"), %error, "a kick failed; trying again")
-                }
+    shared.spawn(async move { tell_kick(&kicking, node, request).await });
+}
+
+/// Tells a node that older owners of a client id are to close; returns when it was told or is down.
+pub(crate) async fn tell_kick(shared: &Shared, node: NodeId, request: KickRequest) {
+    if node == shared.own.id {
+        return shared.local.kick(&request.client_id, request.epoch);
+    }
+    while !shared.is_gone(node, request.incarnation) {
+        match shared.peers.kick(node, request.clone()).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::debug!(node = format_args!("{node:016x}"), %error, "a kick failed; trying again")
             }
-            tokio::time::sleep(KICK_RETRY).await;
         }
-    });
+        tokio::time::sleep(KICK_RETRY).await;
+    }
 }
 
 fn spawn_tasks(
@@ -301,6 +308,7 @@ fn spawn_tasks(
     each(|shared| Box::pin(async move { members::tend_members(&shared).await }));
     each(|shared| Box::pin(async move { leaving::await_departure(&shared).await }));
     each(|shared| Box::pin(async move { leadership::yield_while_draining(&shared).await }));
+    each(|shared| Box::pin(async move { exclusive::keep_sweeping(&shared).await }));
     let publisher = Arc::clone(shared);
     shared.spawn(async move { routes::publish_routes(&publisher, &mut route_queue).await });
     let runner = Arc::clone(shared);

@@ -10,6 +10,7 @@ mod cluster;
 mod commands;
 mod config;
 mod error;
+mod exclusive;
 mod formation;
 pub mod forward;
 mod holding;

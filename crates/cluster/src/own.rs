@@ -10,6 +10,11 @@ use crate::NodeId;
 /// Bits of an incarnation that count risings within one start.
 const RISING_BITS: u32 = 20;
 
+/// In which start of its process a node is, of its incarnation.
+pub(crate) fn start_of(incarnation: u64) -> u64 {
+    incarnation >> RISING_BITS
+}
+
 /// This node.
 #[derive(Debug)]
 pub struct Own {

@@ -12,8 +12,8 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use tokio::sync::{Notify, oneshot};
 use zwerm_machine::records::{
-    Claim, Claimed, EndReplay, Refusal, Release, ShardReply, Subscribe, Subscribed, Unsubscribe,
-    Unsubscribed, shard_command::Command, shard_reply::Reply,
+    Claim, Claimed, EndReplay, Exclude, Held, Holder, Holds, Refusal, Release, ShardReply, Subscribe,
+    Subscribed, Unsubscribe, Unsubscribed, Vacate, shard_command::Command, shard_reply::Reply,
 };
 
 use crate::receipt::Ticket;
@@ -244,6 +244,27 @@ impl ShardClient {
     /// Ends what [`subscribe`](Self::subscribe) began with `replay`.
     pub(crate) async fn end_replay(&self, end: EndReplay) -> Result<(), ShardError> {
         self.tell(Command::EndReplay(end)).await
+    }
+
+    /// Asks for an exclusive filter; who holds it then.
+    pub(crate) async fn exclude(&self, exclude: Exclude) -> Result<Holder, ShardError> {
+        match self.ask(Command::Exclude(exclude)).await? {
+            Reply::Excluded(excluded) => excluded.holder.ok_or(ShardError::Unavailable),
+            _ => Err(ShardError::Unavailable),
+        }
+    }
+
+    /// Gives an exclusive filter back.
+    pub(crate) async fn vacate(&self, vacate: Vacate) -> Result<(), ShardError> {
+        self.tell(Command::Vacate(vacate)).await
+    }
+
+    /// Asks whether a connection of a client of this shard may hold an exclusive filter.
+    pub(crate) async fn holds(&self, holds: Holds) -> Result<Held, ShardError> {
+        match self.ask(Command::Holds(holds)).await? {
+            Reply::Held(held) => Ok(held),
+            _ => Err(ShardError::Unavailable),
+        }
     }
 
     /// Any other command, for the leader's own duties.

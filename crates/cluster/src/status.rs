@@ -73,6 +73,9 @@ impl ClusterStatus {
             reasons.push(because.clone());
             return reasons;
         }
+        if self.nodes.iter().all(|node| node.id != self.id) {
+            reasons.push("this node has not learnt yet who the members of the cluster are".to_owned());
+        }
         if self.groups.iter().all(|group| group.id != CONTROL || group.leader.is_none()) {
             reasons.push("the control group has no leader that this node knows".to_owned());
         }

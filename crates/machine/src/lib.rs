@@ -13,6 +13,7 @@ mod effects;
 mod enqueue;
 mod entry;
 mod exchange;
+mod exclusive;
 mod group;
 mod interest;
 pub mod limits;

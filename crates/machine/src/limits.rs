@@ -37,6 +37,9 @@ pub const MAX_OUTBOX_BYTES: usize = 64 << 20;
 /// Messages of a shard that wait for their time.
 pub const MAX_DELAYED: usize = 1 << 20;
 
+/// Filters of a shard that have, or had, an exclusive subscriber.
+pub const MAX_EXCLUSIVE: usize = 1 << 20;
+
 /// Timers that one tick handles; the next tick goes on.
 pub const MAX_DUE: usize = 10_000;
 

@@ -2,7 +2,7 @@
 //!
 //! Start at [`Shard::apply`]. The commands are in files of their own: `registry.rs` (who owns a client id),
 //! `sessions.rs` (durable sessions), `enqueue.rs` (messages to them), `exchange.rs` (what their clients say of
-//! messages), `retain.rs`, `delay.rs`.
+//! messages), `retain.rs`, `delay.rs`, `exclusive.rs`.
 
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use crate::delay::Delayed;
 use crate::due::{Due, Timer};
 use crate::effects::Effects;
 use crate::entry::Entry;
+use crate::exclusive::Exclusives;
 use crate::interest::Interest;
 use crate::limits::{MAX_DUE, MAX_MESSAGE};
 use crate::message;
@@ -42,6 +43,7 @@ pub struct Shard {
     pub(crate) arrivals: Arrivals,
     pub(crate) due: Due,
     pub(crate) delayed: Delayed,
+    pub(crate) exclusives: Exclusives,
     pub(crate) messages: Messages,
     /// Durable sessions by number.
     pub(crate) sessions: OrdMap<u64, Arc<Session>>,
@@ -100,6 +102,9 @@ impl Shard {
             Some(Command::Acknowledge(acknowledge)) => self.acknowledge(acknowledge),
             Some(Command::EndReplay(end)) => self.end_replay(end),
             Some(Command::Delay(delay)) => self.delay(delay, now_ms),
+            Some(Command::Exclude(exclude)) => self.exclude(exclude),
+            Some(Command::Vacate(vacate)) => self.vacate(vacate),
+            Some(Command::Holds(holds)) => self.holds(holds),
         };
         let reply = outcome.unwrap_or_else(|reason| Reply::Ignored(Ignored { reason: reason.into() }));
         ShardReply { reply: Some(reply) }

@@ -58,6 +58,7 @@ impl Shard {
         self.outbox.iter().for_each(|(sequence, entry)| push(Record::Outbox(entry.record(sequence))));
         self.arrivals.records().for_each(|arrivals| push(Record::Arrivals(arrivals)));
         self.delayed.records().for_each(|delayed| push(Record::Delayed(delayed)));
+        self.exclusives.records().for_each(|exclusive| push(Record::Exclusive(exclusive)));
         writer.finish()
     }
 
@@ -110,6 +111,9 @@ impl Shard {
             }
             Record::Outbox(record) => self.restore_outbox(&record),
             Record::Arrivals(record) => self.restore_arrivals(record),
+            Record::Exclusive(record) => {
+                self.exclusives.restore(record).ok_or(damaged("an exclusive subscription"))
+            }
             Record::Delayed(record) => {
                 self.delayed.restore(record);
                 self.name(record.number)

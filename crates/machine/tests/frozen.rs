@@ -137,6 +137,9 @@ fn the_bytes_of_every_shard_command_are_frozen() {
             }),
         ),
         ("end_replay", Shards::EndReplay(EndReplay { client_id: client_id(), epoch: 4 })),
+        ("exclude", Shards::Exclude(full_exclude())),
+        ("vacate", Shards::Vacate(Vacate { filter: "$exclusive/a/#".into(), by: holder("client", 4) })),
+        ("holds", Shards::Holds(Holds { filter: "$exclusive/a/#".into(), by: holder("client", 4) })),
     ] {
         let batch = ShardBatch {
             commands: vec![shard_command(NOW, command)],
@@ -174,6 +177,8 @@ fn the_bytes_of_every_reply_are_frozen() {
         }),
         shard_reply::Reply::Unsubscribed(Unsubscribed { existed: vec![true, false] }),
         shard_reply::Reply::Enqueued(Enqueued { queued: 2, dropped: 1 }),
+        shard_reply::Reply::Excluded(Excluded { holder: holder("client", 4) }),
+        shard_reply::Reply::Held(Held { held: true, before: 300 }),
     ];
     let replies = replies.into_iter().map(|reply| ShardReply { reply: Some(reply) });
     insta::assert_snapshot!(
@@ -217,6 +222,10 @@ fn full_enqueue() -> Enqueue {
     Enqueue { message: Some(full_message()), plain: true, groups: vec!["$share/g/#".into()], origin }
 }
 
+fn full_exclude() -> Exclude {
+    Exclude { filter: "$exclusive/a/#".into(), by: holder("client", 4), gone: holder("before", 3) }
+}
+
 /// With something of everything in it.
 fn shard() -> Replica {
     let mut shard = Replica::new();
@@ -245,6 +254,7 @@ fn shard() -> Replica {
     shard.retains(full_message());
     shard.retains(message("$internal", "x"));
     shard.does(NOW, Shards::Delay(Delay { message: Some(full_message()), delay_s: 300, origin: None }));
+    shard.reply(NOW, Shards::Exclude(full_exclude()));
     shard
 }
 

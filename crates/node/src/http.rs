@@ -1,6 +1,6 @@
-//! One HTTP request: what `status`, `ctl` and `up` ask of nodes.
+//! One HTTP request: what `status`, `ctl` and `up` ask of nodes, and what `kubernetes` asks over a stream of its own.
 //!
-//! Plain HTTP to an address; no TLS, no redirects. Start at [`get`] and [`post`].
+//! Plain HTTP to an address; no redirects. Start at [`get`] and [`post`].
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use hyper::client::conn::http1;
 use hyper::http::request::Builder;
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 /// Largest answer taken, in bytes.
@@ -112,23 +113,37 @@ async fn exchange_within(
 }
 
 async fn exchange(at: &str, request: Builder, body: Bytes) -> Result<(StatusCode, Bytes), HttpError> {
-    let broken =
-        |error: &dyn std::error::Error| HttpError::Exchange { at: at.to_owned(), problem: error.to_string() };
+    let broken = |problem| HttpError::Exchange { at: at.to_owned(), problem };
     let stream =
         TcpStream::connect(at).await.map_err(|source| HttpError::Connect { at: at.to_owned(), source })?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
     let request = request
         .header("host", at)
         .header("connection", "close")
         .body(Full::new(body))
-        .map_err(|e| broken(&e))?;
+        .map_err(|error| broken(error.to_string()))?;
+    converse(stream, request).await.map_err(broken)
+}
+
+/// Sends one request over a stream of its own and gives the answer's code and body.
+///
+/// # Errors
+/// What went wrong, for people.
+pub(crate) async fn converse<S>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+) -> Result<(StatusCode, Bytes), String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let answer = async {
-        let response = sender.send_request(request).await.map_err(|e| broken(&e))?;
+        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
         let code = response.status();
         let body = Limited::new(response.into_body(), LARGEST_ANSWER)
             .collect()
             .await
-            .map_err(|e| broken(&*e))?
+            .map_err(|error| error.to_string())?
             .to_bytes();
         Ok((code, body))
     };

@@ -10,6 +10,7 @@ mod ctl;
 mod drain;
 mod http;
 pub mod identity;
+pub mod kubernetes;
 mod parts;
 mod passwd;
 mod pubsub;

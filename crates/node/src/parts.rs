@@ -159,6 +159,7 @@ fn limits(mqtt: &config::MqttConfig) -> zwerm_session::Limits {
         validate_payload_format: mqtt.validate_payload_format,
         wildcard_subscriptions: mqtt.wildcard_subscriptions,
         shared_subscriptions: mqtt.shared_subscriptions,
+        exclusive_subscriptions: mqtt.exclusive_subscriptions,
         subscription_identifiers: mqtt.subscription_identifiers,
         session_expiry_maximum: mqtt.session_expiry_maximum,
         max_inflight: mqtt.max_inflight,

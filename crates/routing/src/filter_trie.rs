@@ -14,7 +14,7 @@ use crate::levels::{MAX_DEPTH, Rest, Step, Tail, split_level, tail_matches};
 use crate::small_map::{self, SmallMap};
 use crate::subscribers::Subscribers;
 
-/// Filters, plain and shared, each with keys and a value for each key. A clone is O(1).
+/// Filters, plain, exclusive and shared, each with keys and a value for each key. A clone is O(1).
 #[derive(Clone)]
 pub struct FilterTrie<K: Ord + Clone, V: Clone> {
     root: Arc<Node<K, V>>,

@@ -6,7 +6,7 @@ use zwerm_wire::TopicFilter;
 /// allocates nothing but the B-tree cursor of a filter with more subscribers than one leaf holds.
 #[derive(Debug, Clone)]
 pub struct Matches<K, V> {
-    /// Plain subscriptions: a key appears once for each of its filters that matches.
+    /// Plain and exclusive subscriptions: a key appears once for each of its filters that matches.
     pub plain: Vec<(K, V)>,
     /// Shared subscriptions: one for each group and filter that matches.
     pub shared: Vec<SharedMatch<K, V>>,

@@ -1,4 +1,5 @@
-//! Who hangs on one filter: plain subscribers and shared groups. Knows no tree. Start at [`Subscribers`].
+//! Who hangs on one filter: plain subscribers, exclusive ones and shared groups. Knows no tree. Start at
+//! [`Subscribers`].
 
 use std::sync::Arc;
 
@@ -8,14 +9,24 @@ use zwerm_wire::TopicFilter;
 use crate::Matches;
 use crate::small_map::SmallMap;
 
-/// The subscribers of one filter, `$share/name/` taken off.
+/// The subscribers of one filter, `$share/name/` or `$exclusive/` taken off.
 #[derive(Clone)]
 pub(crate) struct Subscribers<K, V> {
     plain: SmallMap<K, V>,
+    /// By name; under [`EXCLUSIVE`] whoever has the exclusive filter.
     groups: SmallMap<Arc<str>, Group<K, V>>,
 }
 
-/// A shared group on this filter; never without members.
+/// No name of a shared group: those have at least one character.
+const EXCLUSIVE: &str = "";
+
+/// The group that a filter belongs to; none if it is plain.
+fn group_of(filter: &TopicFilter) -> Option<&str> {
+    filter.parts().share.or_else(|| filter.is_exclusive().then_some(EXCLUSIVE))
+}
+
+/// A shared group on this filter, or its exclusive subscribers: apart from the plain ones, for one client may be both.
+/// Never without members.
 #[derive(Clone)]
 struct Group<K, V> {
     /// Kept whole, since a lookup hands it out.
@@ -37,14 +48,14 @@ impl<K, V> Subscribers<K, V> {
 
 impl<K: Ord + Clone, V: Clone> Subscribers<K, V> {
     pub(crate) fn get(&self, filter: &TopicFilter, key: &K) -> Option<&V> {
-        match filter.parts().share {
+        match group_of(filter) {
             None => self.plain.get(key),
             Some(name) => self.groups.get(name)?.members.get(key),
         }
     }
 
     pub(crate) fn insert(&mut self, filter: &TopicFilter, key: K, value: V) -> Option<V> {
-        let Some(name) = filter.parts().share else { return self.plain.insert(key, value) };
+        let Some(name) = group_of(filter) else { return self.plain.insert(key, value) };
         if let Some(group) = self.groups.get_mut(name) {
             return group.members.insert(key, value);
         }
@@ -55,7 +66,7 @@ impl<K: Ord + Clone, V: Clone> Subscribers<K, V> {
     }
 
     pub(crate) fn remove(&mut self, filter: &TopicFilter, key: &K) -> Option<V> {
-        let Some(name) = filter.parts().share else { return self.plain.remove(key) };
+        let Some(name) = group_of(filter) else { return self.plain.remove(key) };
         let group = self.groups.get_mut(name)?;
         let removed = group.members.remove(key);
         if group.members.is_empty() {
@@ -66,12 +77,17 @@ impl<K: Ord + Clone, V: Clone> Subscribers<K, V> {
 
     pub(crate) fn add_to(&self, found: &mut Matches<K, V>) {
         found.plain.extend(self.plain.iter().map(owned));
-        for (_, group) in self.groups.iter() {
-            found.push_group(&group.filter, group.members.iter().map(owned));
+        for (name, group) in self.groups.iter() {
+            let members = group.members.iter().map(owned);
+            if &**name == EXCLUSIVE {
+                found.plain.extend(members);
+            } else {
+                found.push_group(&group.filter, members);
+            }
         }
     }
 
-    /// Plain subscribers by key, then groups by name with their members by key. `text` is the plain filter.
+    /// Plain subscribers by key, then exclusive ones, then groups by name with their members by key. `text` is the plain filter.
     pub(crate) fn entries<'a>(
         &'a self,
         text: &str,

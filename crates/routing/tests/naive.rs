@@ -47,7 +47,7 @@ fn topic() -> impl Strategy<Value = TopicName> {
 fn filter() -> impl Strategy<Value = TopicFilter> {
     let levels = prop::sample::select(&["a", "b", "", "$a", "a!", "+", "+"][..]);
     let end = prop::sample::select(&["", "", "/#"][..]);
-    let share = prop::sample::select(&["", "", "$share/g/", "$share/h/"][..]);
+    let share = prop::sample::select(&["", "", "$share/g/", "$share/h/", "$exclusive/"][..]);
     let built = (share, path(levels), end).prop_map(|(share, text, end)| format!("{share}{text}{end}"));
     let text = prop_oneof![20 => built, 1 => Just("#".to_owned()), 1 => Just("$share/g/#".to_owned())];
     text.prop_map(|text| TopicFilter::new(text).unwrap())

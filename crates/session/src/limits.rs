@@ -36,6 +36,8 @@ pub struct Limits {
     pub wildcard_subscriptions: bool,
     /// Whether filters may be shared.
     pub shared_subscriptions: bool,
+    /// Whether filters may be exclusive (`$exclusive/...`). CONNACK has no word for it.
+    pub exclusive_subscriptions: bool,
     /// Whether subscriptions may have identifiers.
     pub subscription_identifiers: bool,
     /// Longest time in seconds that a session outlives its connection; `u32::MAX` is for ever. It is also
@@ -68,6 +70,7 @@ impl Default for Limits {
             validate_payload_format: false,
             wildcard_subscriptions: true,
             shared_subscriptions: true,
+            exclusive_subscriptions: true,
             subscription_identifiers: true,
             session_expiry_maximum: u32::MAX,
             max_inflight: NonZeroU16::MIN.saturating_add(1023),

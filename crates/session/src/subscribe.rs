@@ -95,6 +95,7 @@ impl Session {
     }
 }
 
+/// What CONNACK says that there is not.
 fn unavailable(filter: &TopicFilter, limits: &Limits) -> Option<ReasonCode> {
     if filter.is_shared() && !limits.shared_subscriptions {
         return Some(ReasonCode::SharedSubscriptionsNotSupported);
@@ -103,14 +104,20 @@ fn unavailable(filter: &TopicFilter, limits: &Limits) -> Option<ReasonCode> {
         .then_some(ReasonCode::WildcardSubscriptionsNotSupported)
 }
 
+/// Why a line is answered without asking the broker.
+fn refused(filter: &TopicFilter, limits: &Limits) -> Option<ReasonCode> {
+    let no_exclusive = filter.is_exclusive() && !limits.exclusive_subscriptions;
+    unavailable(filter, limits).or_else(|| no_exclusive.then_some(ReasonCode::TopicFilterInvalid))
+}
+
 /// Takes the filters out that are not available; `None` when all are.
 fn refused_filters(filters: &mut Vec<SubscribeFilter>, limits: &Limits) -> Option<Box<[Option<ReasonCode>]>> {
-    if filters.iter().all(|line| unavailable(&line.filter, limits).is_none()) {
+    if filters.iter().all(|line| refused(&line.filter, limits).is_none()) {
         return None;
     }
-    let refused = filters.iter().map(|line| unavailable(&line.filter, limits)).collect();
-    filters.retain(|line| unavailable(&line.filter, limits).is_none());
-    Some(refused)
+    let codes = filters.iter().map(|line| refused(&line.filter, limits)).collect();
+    filters.retain(|line| refused(&line.filter, limits).is_none());
+    Some(codes)
 }
 
 /// The broker's answers in the gaps between our own.

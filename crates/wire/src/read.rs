@@ -170,6 +170,7 @@ impl Reader {
                 "has a wildcard that does not fill its level, or # before the end"
             }
             TopicError::BadShare => "does not read $share/name/filter",
+            TopicError::BadExclusive => "does not read $exclusive/filter",
         };
         self.refused(reason, field, fault)
     }

@@ -30,6 +30,11 @@ pub enum TopicError {
     /// `$share/` without a name, with a wildcard in it, or without a filter after it (section 4.8.2).
     #[error("a shared subscription reads $share/name/filter")]
     BadShare,
+    /// `$exclusive/` without a filter after it, or with one that is shared or exclusive itself.
+    #[error(
+        "an exclusive subscription reads $exclusive/filter, and its filter is neither shared nor exclusive"
+    )]
+    BadExclusive,
 }
 
 /// A topic name: 1 to 65,535 bytes of UTF-8, no wildcard, no U+0000. Cheap to clone.
@@ -79,11 +84,17 @@ impl TopicName {
 /// The group name of a shared subscription.
 pub type ShareName = ByteString;
 
-/// A topic filter as a client sent it: plain, or shared (`$share/name/filter`). Cheap to clone.
+/// What a shared filter begins with (section 4.8.2).
+const SHARE: &str = "$share/";
+/// What an exclusive filter begins with; of ours, as of other brokers, not of the specification.
+const EXCLUSIVE: &str = "$exclusive/";
+
+/// A topic filter as a client sent it: plain, shared (`$share/name/filter`), or exclusive (`$exclusive/filter`). Cheap to
+/// clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicFilter {
     text: ByteString,
-    /// Where the matched part starts: 0, or behind `$share/name/`.
+    /// Where the matched part starts: 0, or behind `$share/name/` or `$exclusive/`.
     matched: usize,
 }
 
@@ -107,17 +118,7 @@ impl TopicFilter {
         if has_nul(&text) {
             return Err(TopicError::Nul);
         }
-        let matched = match text.strip_prefix("$share/") {
-            None if &*text == "$share" => return Err(TopicError::BadShare),
-            None => 0,
-            Some(rest) => {
-                let (name, filter) = rest.split_once('/').ok_or(TopicError::BadShare)?;
-                if name.is_empty() || filter.is_empty() || name.contains(['+', '#']) {
-                    return Err(TopicError::BadShare);
-                }
-                text.len() - filter.len()
-            }
-        };
+        let matched = matched_from(&text)?;
         check_wildcards(text.get(matched..).unwrap_or_default())?;
         Ok(Self { text, matched })
     }
@@ -144,14 +145,20 @@ impl TopicFilter {
     #[must_use]
     pub fn parts(&self) -> FilterParts<'_> {
         let filter = self.text.get(self.matched..).unwrap_or_default();
-        let share = self.text.get("$share/".len()..self.matched.saturating_sub(1));
-        FilterParts { share: share.filter(|_| self.matched > 0), filter }
+        let share = self.text.get(SHARE.len()..self.matched.saturating_sub(1));
+        FilterParts { share: share.filter(|_| self.is_shared()), filter }
     }
 
     /// Is `$share/...`.
     #[must_use]
     pub fn is_shared(&self) -> bool {
-        self.matched > 0
+        self.matched > 0 && self.text.starts_with(SHARE)
+    }
+
+    /// Is `$exclusive/...`: at most one client of the cluster has it. What it matches is what its filter matches.
+    #[must_use]
+    pub fn is_exclusive(&self) -> bool {
+        self.matched > 0 && !self.is_shared()
     }
 
     /// Holds `+` or `#`.
@@ -183,6 +190,27 @@ impl TopicFilter {
             }
         }
     }
+}
+
+/// Where the part of a filter that is matched starts.
+fn matched_from(text: &str) -> Result<usize, TopicError> {
+    let is = |prefix: &str, text: &str| text.starts_with(prefix) || Some(text) == prefix.strip_suffix('/');
+    if is(SHARE, text) {
+        let rest = text.get(SHARE.len()..).ok_or(TopicError::BadShare)?;
+        let (name, filter) = rest.split_once('/').ok_or(TopicError::BadShare)?;
+        if name.is_empty() || filter.is_empty() || name.contains(['+', '#']) || is(EXCLUSIVE, filter) {
+            return Err(TopicError::BadShare);
+        }
+        return Ok(text.len() - filter.len());
+    }
+    if is(EXCLUSIVE, text) {
+        let filter = text.get(EXCLUSIVE.len()..).ok_or(TopicError::BadExclusive)?;
+        if filter.is_empty() || is(SHARE, filter) || is(EXCLUSIVE, filter) {
+            return Err(TopicError::BadExclusive);
+        }
+        return Ok(EXCLUSIVE.len());
+    }
+    Ok(0)
 }
 
 fn check_length(text: &str) -> Result<(), TopicError> {

@@ -287,6 +287,14 @@ impl Cluster {
         unready
     }
 
+    /// Prints the last lines of every node's log.
+    pub(crate) fn show_logs(&self) {
+        for (side, node) in (1..).zip(&self.nodes) {
+            let side: Side = side;
+            println!("--- node {side}, the end of its log\n{}", node.log_tail());
+        }
+    }
+
     /// Lines of the logs that tell of a panic.
     pub(crate) fn panics(&self) -> Vec<String> {
         self.nodes.iter().flat_map(Node::panics).collect()

@@ -2,6 +2,8 @@
 //! (rumqttc), faults at regular intervals, and at the end the oracle, which holds every acknowledgement against
 //! every delivery.
 //!
+//! With `--pods` another thing is done to such nodes: they are pods of an emulated StatefulSet ([`pods`]).
+//!
 //! Knows nothing of the broker but its command line, its ports and MQTT. Where namespaces are not allowed it says
 //! "skipped" and ends well. Exit codes: 0 all promises held, or skipped; 1 not. Start at [`main`], then
 //! [`run::run`].
@@ -17,6 +19,7 @@ mod nemesis;
 mod network;
 mod node;
 mod plan;
+mod pods;
 mod report;
 mod run;
 mod sandbox;
@@ -61,6 +64,9 @@ struct Arguments {
     /// Only faults of this kind; may be repeated [default: all]
     #[arg(long, value_enum, value_name = "KIND")]
     only: Vec<Kind>,
+    /// Instead: emulates a Kubernetes StatefulSet, whose pods come back with other addresses
+    #[arg(long, conflicts_with_all = ["seconds", "every", "only", "calm", "json", "scoreboard"])]
+    pods: bool,
     /// No faults at all: the load and the oracle alone
     #[arg(long, conflicts_with = "only")]
     calm: bool,
@@ -119,7 +125,7 @@ fn start() -> Result<ExitCode> {
         }
         Place::Inside => runtime()?.block_on(LocalSet::new().run_until(async {
             tokio::select! {
-                held = run::run(&arguments) => Ok(if held? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+                held = scenario(&arguments) => Ok(if held? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
                 interrupted = interrupted() => {
                     interrupted?;
                     println!("interrupted");
@@ -128,6 +134,15 @@ fn start() -> Result<ExitCode> {
             }
         })),
     }
+}
+
+/// What was asked for; whether everything held.
+async fn scenario(arguments: &Arguments) -> Result<bool> {
+    if arguments.pods {
+        let seed = arguments.seed.unwrap_or_else(rand::random);
+        return pods::run(seed, arguments.keep.as_deref()).await.map(|()| true);
+    }
+    run::run(arguments).await
 }
 
 /// Ctrl-C, or SIGTERM: the first process of a namespace gets only the signals that it waits for.

@@ -58,6 +58,25 @@ impl Network {
         command
     }
 
+    /// Makes a side that was not there at the beginning, or was there before with another number.
+    ///
+    /// # Errors
+    /// When the kernel or the `ip` program refuses, or there is such a side.
+    pub(crate) async fn plug(&mut self, side: Side) -> Result<()> {
+        connect(side).await
+    }
+
+    /// Removes a side; what is sent to its address is dropped without a word from then on.
+    ///
+    /// # Errors
+    /// When the `ip` program refuses, or there is no such side.
+    pub(crate) async fn unplug(&mut self, side: Side) -> Result<()> {
+        // The cable first: the namespace lives as long as a process is in it.
+        ip(&format!("-n {ROUTER} link del port{side}")).await?;
+        ip(&format!("-n {ROUTER} route add blackhole 10.77.{side}.0/24")).await?;
+        ip(&format!("netns del {}", name(side))).await
+    }
+
     /// Drops what `from` sends to `to`, until [`Network::heal`].
     ///
     /// # Errors

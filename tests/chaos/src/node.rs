@@ -13,7 +13,7 @@ use tokio::process::Child;
 use tokio::time::{Instant, timeout};
 use zwerm_tests::{Signal, get, send_signal};
 
-use crate::network::{Network, Side};
+use crate::network::{CLIENTS, Network, Side};
 
 const MQTT: u16 = 1883;
 const HTTP: u16 = 8080;
@@ -27,12 +27,17 @@ const STOPPING: Duration = Duration::from_secs(30);
 /// How long a node may take to hand over all that it has and leave.
 const LEAVING: Duration = Duration::from_secs(120);
 
+/// Lines of a log that are shown when a run fails.
+const TAIL: usize = 30;
+
 /// A node and, while it runs, its process. Dropping it kills the process.
 #[derive(Debug)]
 pub(crate) struct Node {
     side: Side,
     binary: PathBuf,
     dir: PathBuf,
+    /// Beside the configuration.
+    environment: Vec<(String, String)>,
     child: Option<Child>,
     /// It was started and has not left.
     is_member: bool,
@@ -50,9 +55,6 @@ impl Node {
         dir: &Path,
         binary: &Path,
     ) -> Result<Self> {
-        fs::create_dir_all(dir.join("data"))?;
-        let (binary, dir) = (binary.to_owned(), dir.to_owned());
-        let node = Self { side, binary, dir, child: None, is_member: false };
         let at = |side: Side, port: u16| SocketAddr::from((Network::address(side), port));
         let peers: Vec<String> = (1..=most).map(|peer| at(peer, CLUSTER).to_string()).collect();
         let config = format!(
@@ -61,15 +63,47 @@ impl Node {
              bootstrap_expect = {first}\n\n\
              [[listener]]\nkind = \"mqtt\"\nbind = \"{}\"\n\n[http]\nbind = \"{}\"\ntoken_file = {:?}\n\n\
              [mqtt]\nallow_anonymous = true\n",
-            node.kept(),
-            node.mqtt(),
-            node.http(),
-            node.token_path(),
+            kept(dir),
+            at(side, MQTT),
+            at(side, HTTP),
+            token_path(dir),
             cluster = at(side, CLUSTER),
         );
-        fs::write(node.token_path(), TOKEN)?;
-        fs::write(node.dir.join("zwerm.toml"), config)?;
+        let mut node = Self::with(&config, dir, binary, Vec::new())?;
+        fs::write(token_path(dir), TOKEN)?;
+        node.move_to(side);
         Ok(node)
+    }
+
+    /// A node without a place yet, with this configuration and variables of its environment.
+    ///
+    /// # Errors
+    /// When the directory cannot be written.
+    pub(crate) fn with(
+        config: &str,
+        dir: &Path,
+        binary: &Path,
+        environment: Vec<(String, String)>,
+    ) -> Result<Self> {
+        fs::create_dir_all(dir.join("data"))?;
+        fs::write(dir.join("zwerm.toml"), config)?;
+        let (binary, dir) = (binary.to_owned(), dir.to_owned());
+        Ok(Self { side: CLIENTS, binary, dir, environment, child: None, is_member: false })
+    }
+
+    /// Its next start is on this side.
+    pub(crate) fn move_to(&mut self, side: Side) {
+        self.side = side;
+    }
+
+    /// Where it is, or was last.
+    pub(crate) fn side(&self) -> Side {
+        self.side
+    }
+
+    /// Whether a process was started and not ended since.
+    pub(crate) fn runs(&self) -> bool {
+        self.child.is_some()
     }
 
     /// Starts the process; its output is appended to the node's log.
@@ -88,6 +122,7 @@ impl Node {
         if let Ok(level) = std::env::var("ZWERM_TEST_LOG") {
             command.env("ZWERM_LOG__LEVEL", level);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
         self.child = Some(command.spawn().context("starting zwerm serve")?);
         self.is_member = true;
@@ -105,7 +140,7 @@ impl Node {
     /// When the system refuses.
     pub(crate) async fn wipe(&mut self) -> Result<()> {
         self.kill().await?;
-        fs::remove_dir_all(self.kept()).context("deleting what a node kept")
+        fs::remove_dir_all(kept(&self.dir)).context("deleting what a node kept")
     }
 
     /// Tells it to leave the cluster, and waits until its process has ended; how long that took.
@@ -159,6 +194,14 @@ impl Node {
     /// When it does not run, or does not stop in time (then it is killed).
     pub(crate) async fn terminate(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
+        self.stopped().await
+    }
+
+    /// Waits for the end that a signal has asked for.
+    ///
+    /// # Errors
+    /// When it does not run, or does not stop in time (then it is killed).
+    pub(crate) async fn stopped(&mut self) -> Result<ExitStatus> {
         let mut child = self.child.take().context("it does not run")?;
         let stopped = timeout(STOPPING, child.wait()).await;
         stopped
@@ -193,19 +236,16 @@ impl Node {
         self.dir.join("zwerm.log")
     }
 
+    /// The last lines of that file.
+    pub(crate) fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.log_path()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines.get(lines.len().saturating_sub(TAIL)..).unwrap_or_default().join("\n")
+    }
+
     /// Where its data is.
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.join("data")
-    }
-
-    /// The file with the token that it wants for changes.
-    fn token_path(&self) -> PathBuf {
-        self.dir.join("token")
-    }
-
-    /// What is in its data directory is the node's.
-    fn kept(&self) -> PathBuf {
-        self.data().join("zwerm")
     }
 
     /// Lines of the log that tell of a panic.
@@ -213,4 +253,14 @@ impl Node {
         let log = fs::read_to_string(self.log_path()).unwrap_or_default();
         log.lines().filter(|line| line.contains("panicked at")).map(str::to_owned).collect()
     }
+}
+
+/// The file with the token that a node in this directory wants for changes.
+fn token_path(dir: &Path) -> PathBuf {
+    dir.join("token")
+}
+
+/// What it keeps.
+fn kept(dir: &Path) -> PathBuf {
+    dir.join("data").join("zwerm")
 }

@@ -22,7 +22,6 @@ use crate::fault::{Deck, Kind};
 use crate::load::{self, Size};
 use crate::measure::measure;
 use crate::nemesis::{Schedule, rage};
-use crate::network::Side;
 use crate::plan::Plan;
 use crate::report::{Course, Report};
 use crate::scoreboard;
@@ -70,7 +69,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
     let (course, history, placed) = match outcome {
         Ok(outcome) => outcome,
         Err(error) => {
-            show_logs(&dir, plan.most());
+            cluster.show_logs();
             return Err(error);
         }
     };
@@ -92,7 +91,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
         scoreboard::update(path, &report)?;
     }
     if !report.held() {
-        show_logs(&dir, plan.most());
+        cluster.show_logs();
     }
     Ok(report.held())
 }
@@ -184,16 +183,4 @@ fn write_history(path: &Path, history: &History, placed: &[Placed]) -> Result<()
         }
     }
     Ok(file.flush()?)
-}
-
-/// The last lines of every node's log.
-fn show_logs(dir: &Path, nodes: Side) {
-    for side in 1..=nodes {
-        let log = fs::read_to_string(dir.join(format!("node-{side}")).join("zwerm.log")).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        println!("--- node {side}, the end of its log");
-        for line in lines.iter().skip(lines.len().saturating_sub(30)) {
-            println!("{line}");
-        }
-    }
 }

@@ -7,6 +7,7 @@
 //! It knows no time but what the events say, no network and no cause. Start at [`check`].
 
 mod book;
+mod exclusive;
 mod history;
 mod loss;
 mod order;
@@ -38,6 +39,7 @@ use book::Book;
 pub fn check(history: &History, rules: &Rules) -> Report {
     let (book, mut verdicts) = Book::read(history, rules);
     verdicts.extend(owner::check(&book, rules));
+    verdicts.extend(exclusive::check(&book, rules));
     verdicts.extend(loss::check(&book));
     verdicts.extend(repeat::check(&book, rules));
     verdicts.extend(order::check(&book));

@@ -37,6 +37,8 @@ pub enum Breach {
     Session,
     /// An old connection went on.
     OldOwner,
+    /// Two clients had one exclusive subscription.
+    TwoHolders,
     /// A subscribe saw nothing of a retained message, or an older one.
     Stale,
     /// A will that was due never came.

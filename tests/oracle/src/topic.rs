@@ -1,6 +1,9 @@
 //! Whether a filter matches a topic (MQTT 5.0 section 4.7), written again from the specification: the oracle
 //! must not be wrong where the broker is.
 
+/// What exclusive filters begin with.
+pub(crate) const EXCLUSIVE: &str = "$exclusive/";
+
 /// Whether a filter without `$share/...` matches a topic.
 pub(crate) fn matches(filter: &str, topic: &str) -> bool {
     if topic.starts_with('$') && filter.starts_with(['+', '#']) {
@@ -18,11 +21,11 @@ pub(crate) fn matches(filter: &str, topic: &str) -> bool {
     levels.next().is_none()
 }
 
-/// Takes a subscription apart: the share name, if it is a shared one, and the filter.
+/// Takes a subscription apart: the share name, if it is a shared one, and the filter that is matched.
 pub(crate) fn parts(filter: &str) -> (Option<&str>, &str) {
     match filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/')) {
         Some((share, filter)) => (Some(share), filter),
-        None => (None, filter),
+        None => (None, filter.strip_prefix(EXCLUSIVE).unwrap_or(filter)),
     }
 }
 
@@ -48,5 +51,6 @@ mod tests {
     fn a_shared_subscription_has_a_name_and_a_filter() {
         assert_eq!(parts("$share/g/a/#"), (Some("g"), "a/#"));
         assert_eq!(parts("a/#"), (None, "a/#"));
+        assert_eq!(parts("$exclusive/a/#"), (None, "a/#"));
     }
 }

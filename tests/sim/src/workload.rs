@@ -47,6 +47,9 @@ pub(crate) fn clients(dice: Dice, sessions: Sessions) -> Vec<Client> {
     if cast.dice.percent(60) {
         cast.mortals();
     }
+    if cast.dice.percent(60) {
+        cast.rivals();
+    }
     cast.clients
 }
 
@@ -135,6 +138,16 @@ impl Cast {
             let habit = self.habit();
             let plan = Plan { wishes: vec![wish], habit, ..self.plan() };
             self.add("member", plan);
+        }
+    }
+
+    /// Clients that want what one of them can have.
+    fn rivals(&mut self) {
+        for _ in 0..self.dice.within(2..5) {
+            let wishes = vec![self.wish("$exclusive/t/+")];
+            let habit = self.habit();
+            let plan = Plan { wishes, habit, ..self.plan() };
+            self.add("rival", plan);
         }
     }
 

@@ -19,6 +19,7 @@ mod client;
 mod delayed;
 mod delivery;
 mod durable;
+mod exclusive;
 mod leases;
 mod owners;
 mod retained;

@@ -4,6 +4,7 @@
 //! routes. Start at [`Peers`].
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use thiserror::Error;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -25,7 +27,9 @@ use super::proto::{
     JoinReply, JoinRequest, KickRequest, ProposeReply, ProposeRequest, RetainedBatch, RetainedRequest,
 };
 use super::raft_link::RaftLink;
+use super::severable::Severable;
 use crate::NodeId;
+use crate::own::start_of;
 
 /// Largest message between nodes: a PUBLISH of 256 MiB and what is around it.
 pub(super) const MAX_MESSAGE: usize = 272 * 1024 * 1024;
@@ -92,6 +96,8 @@ struct Peer {
     address: String,
     /// Of the node when it said so: what is older does not count any more.
     incarnation: u64,
+    /// Cancelled when other connections take the place of these.
+    life: CancellationToken,
     control: Client,
     data: Client,
     raft: Arc<RaftLink>,
@@ -117,8 +123,10 @@ impl Peers {
         Self { dial, caller: Caller { node, cluster }, book: Arc::default() }
     }
 
-    /// Notes where an incarnation of a node is to be found, unless a newer one is known; a changed address replaces the
-    /// connections. What the replicated state says may be older than what the node itself said.
+    /// Notes where an incarnation of a node is to be found, unless a newer one is known; a changed address, or another
+    /// start of the node, ends the connections and replaces them. Nobody else may end them: when a machine is gone, or
+    /// a pod is elsewhere under the same name, no packet says so, and what waits for the old process would wait for the
+    /// keep-alive. What the replicated state says may be older than what the node itself said.
     pub(crate) fn learn(&self, node: NodeId, incarnation: u64, address: &str) {
         let mut book = self.book.lock();
         if node == self.caller.node {
@@ -128,12 +136,14 @@ impl Peers {
             if peer.incarnation > incarnation {
                 return;
             }
+            let restarted = start_of(incarnation) > start_of(peer.incarnation);
             peer.incarnation = incarnation;
-            if peer.address == address {
+            if peer.address == address && !restarted {
                 return;
             }
         }
-        let (Ok(control), Ok(data)) = (self.client(address), self.client(address)) else {
+        let life = CancellationToken::new();
+        let (Ok(control), Ok(data)) = (self.client(address, &life), self.client(address, &life)) else {
             tracing::warn!(
                 node = format_args!("{node:016x}"),
                 address,
@@ -142,10 +152,14 @@ impl Peers {
             return;
         };
         let raft = Arc::new(RaftLink::new(control.clone()));
-        book.insert(node, Peer { address: address.to_owned(), incarnation, control, data, raft });
+        let peer = Peer { address: address.to_owned(), incarnation, life, control, data, raft };
+        if let Some(former) = book.insert(node, peer) {
+            former.life.cancel();
+        }
     }
 
-    fn client(&self, address: &str) -> Result<Client, CallError> {
+    /// A client whose connections end with `life`.
+    fn client(&self, address: &str, life: &CancellationToken) -> Result<Client, CallError> {
         let bad = || CallError::BadAddress { address: address.to_owned() };
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|_| bad())?
@@ -155,10 +169,14 @@ impl Peers {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(4 * 1024 * 1024)
             .initial_connection_window_size(8 * 1024 * 1024);
-        let (dial, target) = (Arc::clone(&self.dial), address.to_owned());
+        let (dial, target, life) = (Arc::clone(&self.dial), address.to_owned(), life.clone());
         let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
-            let dialled = dial.dial(target.clone());
-            async move { dialled.await.map(TokioIo::new) }
+            let (dialled, life) = (dial.dial(target.clone()), life.clone());
+            async move {
+                let dialled = life.run_until_cancelled(dialled).await;
+                let stream = dialled.unwrap_or_else(|| Err(io::ErrorKind::ConnectionAborted.into()))?;
+                io::Result::Ok(TokioIo::new(Severable::new(stream, life)))
+            }
         }));
         Ok(PeerClient::with_interceptor(channel, self.caller.clone())
             .max_decoding_message_size(MAX_MESSAGE)
@@ -171,7 +189,7 @@ impl Peers {
 
     /// Asks an address who lives there.
     pub(crate) async fn hello(&self, address: &str, own: Introduction) -> Result<Introduction, CallError> {
-        let mut client = self.client(address)?;
+        let mut client = self.client(address, &CancellationToken::new())?;
         within(UNARY_TIMEOUT, client.hello(own)).await
     }
 
@@ -249,4 +267,52 @@ async fn within<T>(
 ) -> Result<T, CallError> {
     let reply = tokio::time::timeout(timeout, call).await.map_err(|_| CallError::Timeout)?;
     Ok(reply?.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::BoxFuture;
+    use tokio::io::DuplexStream;
+    use tokio::sync::mpsc;
+    use tokio::time::Instant;
+
+    use super::super::PeerStream;
+    use super::*;
+
+    /// Connects to nobody, and gives the other ends away: what is sent is never answered.
+    struct BlackHole(mpsc::Sender<DuplexStream>);
+
+    impl Dial for BlackHole {
+        fn dial(&self, _: String) -> BoxFuture<'static, io::Result<PeerStream>> {
+            let (ours, theirs) = tokio::io::duplex(1 << 16);
+            self.0.try_send(theirs).unwrap();
+            Box::pin(async move { Ok(PeerStream::new(ours)) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_was_started_anew_is_not_waited_for_where_it_was() {
+        const NODE: NodeId = 2;
+        let incarnation = |start: u64| start << 20;
+        let (dialled, mut connections) = mpsc::channel(8);
+        let peers = Peers::new(1, Arc::default(), Arc::new(BlackHole(dialled)));
+        peers.learn(NODE, incarnation(1), "node:7100");
+        let call = |peers: Peers| async move { peers.kick(NODE, KickRequest::default()).await };
+        let waiting = tokio::spawn(call(peers.clone()));
+        let _first = connections.recv().await.unwrap();
+
+        // The same start, and what is older, change nothing.
+        peers.learn(NODE, incarnation(1) + 1, "node:7100");
+        peers.learn(NODE, incarnation(1), "elsewhere:7100");
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished() && peers.peer(NODE).unwrap().address == "node:7100");
+
+        let begin = Instant::now();
+        peers.learn(NODE, incarnation(2), "node:7100");
+        waiting.await.unwrap().unwrap_err();
+        assert!(begin.elapsed() < KEEP_ALIVE, "waited for {:?}", begin.elapsed());
+        // What is called now goes to the node that is there now.
+        let _waiting = tokio::spawn(call(peers.clone()));
+        connections.recv().await.unwrap();
+    }
 }

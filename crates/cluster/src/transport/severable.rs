@@ -1,6 +1,7 @@
-//! A stream that breaks when its node stops.
+//! A stream that breaks when it is told to.
 //!
-//! A connection between nodes carries streams without end; this is how the node that serves them ends them.
+//! A connection between nodes carries streams without end; this is how the node that serves them ends them when it
+//! stops, and how the one that dialled ends them when the other was started anew.
 //! Start at [`Severable::new`].
 
 use std::io;

@@ -45,6 +45,11 @@ pub(crate) fn vanished(epoch: u64) -> Release {
     Release { client_id: "client".into(), epoch, fire_will: true, expiry_s: None, sent: 0 }
 }
 
+/// A connection, as commands about exclusive subscriptions name it.
+pub(crate) fn holder(client_id: &str, epoch: u64) -> Option<Holder> {
+    Some(Holder { client_id: client_id.into(), epoch })
+}
+
 /// A shard with the messages that are kept outside it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Replica {

@@ -15,7 +15,7 @@ use crate::commands::*;
 use crate::fixture::*;
 
 const CLIENTS: [&str; 3] = ["c0", "c1", "c2"];
-const FILTERS: [&str; 5] = ["a", "+", "a/#", "$share/g/a", "$share/h/#"];
+const FILTERS: [&str; 6] = ["a", "+", "a/#", "$exclusive/a", "$share/g/a", "$share/h/#"];
 
 #[derive(Debug, Clone)]
 enum Step {

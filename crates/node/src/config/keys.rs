@@ -301,6 +301,12 @@ const MQTT: &[Key<Config>] = &[
         "Serve `$share/group/filter`; otherwise it is refused (0x9E).",
     ),
     key(
+        "exclusive_subscriptions",
+        |c| &mut c.mqtt.exclusive_subscriptions,
+        "Serve `$exclusive/filter`, which at most one client of the cluster has at a time (0x97 for others); otherwise it is \
+         refused (0x8F).",
+    ),
+    key(
         "subscription_identifiers",
         |c| &mut c.mqtt.subscription_identifiers,
         "Serve subscription identifiers; otherwise they are refused (0xA1).",

@@ -192,6 +192,8 @@ pub struct MqttConfig {
     pub wildcard_subscriptions: bool,
     /// Whether `$share/…` is served.
     pub shared_subscriptions: bool,
+    /// Whether `$exclusive/…` is served.
+    pub exclusive_subscriptions: bool,
     /// Whether subscriptions may have identifiers.
     pub subscription_identifiers: bool,
     /// Seconds; a client that asks for more, or for none, is given this. 0: no limit.
@@ -364,6 +366,7 @@ impl Default for MqttConfig {
             retain_available: true,
             wildcard_subscriptions: true,
             shared_subscriptions: true,
+            exclusive_subscriptions: true,
             subscription_identifiers: true,
             keep_alive_maximum: 0,
             max_inflight: NonZeroU16::MIN.saturating_add(255),

@@ -98,6 +98,7 @@ max_qos = 1
 retain_available = false
 wildcard_subscriptions = false
 shared_subscriptions = false
+exclusive_subscriptions = false
 subscription_identifiers = false
 keep_alive_maximum = 300
 max_inflight = 20
@@ -133,6 +134,16 @@ level = "info,zwerm_raft=debug"
 format = "json"
 "#;
 
+/// What its `[node]` means.
+fn every_key_of_node() -> NodeConfig {
+    NodeConfig {
+        name: "pod-0".into(),
+        data_dir: "/var/lib/zwerm".into(),
+        drain_rate: 50.try_into().unwrap(),
+        shutdown_grace: 60,
+    }
+}
+
 /// What its `[limits]` mean.
 fn every_limit() -> LimitsConfig {
     LimitsConfig {
@@ -149,12 +160,7 @@ fn every_limit() -> LimitsConfig {
 /// What [`EVERY_KEY`] means.
 fn every_key() -> Config {
     Config {
-        node: NodeConfig {
-            name: "pod-0".into(),
-            data_dir: "/var/lib/zwerm".into(),
-            drain_rate: 50.try_into().unwrap(),
-            shutdown_grace: 60,
-        },
+        node: every_key_of_node(),
         cluster: ClusterConfig {
             listen: "0.0.0.0:7200".parse().unwrap(),
             advertise: Some("pod-0.zwerm:7200".into()),
@@ -196,6 +202,7 @@ fn every_key() -> Config {
             retain_available: false,
             wildcard_subscriptions: false,
             shared_subscriptions: false,
+            exclusive_subscriptions: false,
             subscription_identifiers: false,
             keep_alive_maximum: 300,
             max_inflight: NonZeroU16::new(20).unwrap(),
@@ -247,7 +254,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "[mqqt]\nmax_qos = 1",
-        "zwerm.toml:1: mqqt: unknown section; there are: node, cluster, http, mqtt, auth, storage, log, listener",
+        "zwerm.toml:1: mqqt: unknown section; there are: node, cluster, http, mqtt, limits, auth, storage, log, listener",
     ),
     ("max_qos = 1", "zwerm.toml:1: max_qos: unknown section; there are:"),
     ("[mqtt]\nmax_qos = 3", "zwerm.toml:2: mqtt.max_qos: 3 is out of range: 0 to 2"),
@@ -475,7 +482,10 @@ fn the_printed_configuration_is_read_back_as_the_same() {
 fn the_effective_default_reads_like_this() {
     let printed = Config::default().to_string();
     assert!(
-        printed.starts_with("[node]\nname = \"node-1\"\ndata_dir = \"./zwerm-data\"\n\n[cluster]\n"),
+        printed.starts_with(
+            "[node]\nname = \"node-1\"\ndata_dir = \"./zwerm-data\"\ndrain_rate = 500\nshutdown_grace = 20\n\n\
+             [cluster]\n"
+        ),
         "{printed}"
     );
     assert!(printed.contains("\nmax_packet_size = \"1MiB\"\n"), "{printed}");

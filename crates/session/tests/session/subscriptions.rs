@@ -117,6 +117,19 @@ fn what_is_not_available_fails_line_by_line_in_3_x() {
 }
 
 #[test]
+fn exclusive_subscriptions_that_are_not_served_fail_line_by_line() {
+    let limits = Limits { exclusive_subscriptions: false, ..Limits::default() };
+    for protocol in [Protocol::V311, Protocol::V5] {
+        let mut stage = Stage::open(protocol, limits);
+        let asked = subscribe(5, &[("$exclusive/a", PLAIN), ("a", PLAIN)]);
+        let passed = subscribe(5, &[("a", PLAIN)]);
+        assert_eq!(stage.packet(Packet::Subscribe(asked)), [Output::Subscribe(passed)]);
+        let outputs = stage.feed(subscribed(5, &[ReasonCode::GrantedQoS1]));
+        assert_eq!(outputs, [subacked(5, &[ReasonCode::TopicFilterInvalid, ReasonCode::GrantedQoS1])]);
+    }
+}
+
+#[test]
 fn the_granted_qos_is_within_the_maximum_mqtt_3_2_2_10() {
     let mut stage = Stage::open(Protocol::V5, Limits { max_qos: QoS::AtLeastOnce, ..Limits::default() });
     let outputs = stage.packet(Packet::Subscribe(subscribe(5, &[("a", PLAIN)])));

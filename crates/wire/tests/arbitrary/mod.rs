@@ -46,7 +46,7 @@ pub(crate) fn topic_filter() -> impl Strategy<Value = TopicFilter> {
     (levels, any::<bool>(), share).prop_map(|(mut levels, multi, share)| {
         if multi
             || levels.iter().all(String::is_empty)
-            || levels.first().is_some_and(|first| first == "$share")
+            || levels.first().is_some_and(|first| ["$share", "$exclusive"].contains(&first.as_str()))
         {
             levels.push("#".to_owned());
         }

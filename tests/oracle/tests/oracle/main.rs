@@ -2,6 +2,7 @@
 #![allow(clippy::cast_possible_truncation, missing_docs, unreachable_pub, reason = "tests")]
 
 mod deliveries;
+mod exclusive;
 mod owners;
 mod reports;
 mod retained;

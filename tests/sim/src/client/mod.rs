@@ -124,7 +124,8 @@ impl Client {
     /// Whether it is connected (unless it is gone for good) and waits for nothing.
     pub(crate) fn is_settled(&self) -> bool {
         let Some(connection) = &self.connection else { return self.is_gone && self.older.is_empty() };
-        let subscribed = self.plan.wishes.iter().all(|wish| self.session.subscribed.contains(&wish.filter));
+        let has = |wish: &Wish| wish.is_exclusive() || self.session.subscribed.contains(&wish.filter);
+        let subscribed = self.plan.wishes.iter().all(has);
         connection.is_open()
             && connection.is_quiet()
             && self.session.is_quiet()

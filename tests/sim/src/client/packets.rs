@@ -138,6 +138,8 @@ impl Client {
             .wishes
             .iter()
             .filter(|wish| !self.session.subscribed.contains(&wish.filter))
+            // Who has not got it by now would ask for ever.
+            .filter(|wish| !(wish.is_exclusive() && around.is_ending()))
             .filter_map(|wish| Some((wish.clone(), TopicFilter::new(&*wish.filter).ok()?)))
             .collect();
         if wanted.is_empty() {

@@ -33,6 +33,13 @@ pub(crate) struct Wish {
     pub(crate) retained: RetainedRead,
 }
 
+impl Wish {
+    /// One client has it at a time: it may stay a wish.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.filter.starts_with("$exclusive/")
+    }
+}
+
 /// What it publishes.
 #[derive(Debug, Clone)]
 pub(crate) struct Publishing {

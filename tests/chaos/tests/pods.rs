@@ -1,0 +1,26 @@
+//! An emulated StatefulSet: it forms once, comes back from nothing with other addresses, and pods rejoin under load.
+//!
+//! The program does it all; here it is only started and its figures shown.
+
+use std::process::Stdio;
+
+use anyhow::{Result, ensure};
+use tokio::process::Command;
+use zwerm_tests::Turn;
+
+#[tokio::test]
+async fn pods_whose_names_resolve_late_and_whose_addresses_change_are_one_cluster() -> Result<()> {
+    let _turn = Turn::wait().await?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_zwerm-chaos"));
+    command.args(["--pods", "--no-build", "--seed", "1"]);
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}{}", String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "the run ended with {}", output.status);
+    if !said.starts_with("skipped") {
+        for (figure, times) in [("formed once", 3), ("at once", 2), ("under load", 3)] {
+            ensure!(said.matches(figure).count() == times, "{figure}: not {times} times");
+        }
+    }
+    Ok(())
+}
