@@ -259,6 +259,26 @@ async fn a_node_whose_disk_was_wiped_takes_the_place_of_the_one_it_was_when_that
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_node_at_the_same_address_never_answers_for_the_one_it_was() {
+    let mut world = Nodes::formed().await;
+    let load = Load::begin(world.cluster(1));
+    load.goes_on().await;
+    let (mut id, mut other) = (3, 2);
+    for new in 10..14 {
+        let Seat { name, address, .. } = world.seat(id);
+        world.kill(id).await;
+        // At once: the others call this address for the one that is dead, and are not yet told that it is.
+        world.seats.insert(new, Seat { name, address, resolves: true });
+        world.start(new).await;
+        settled(&world, &[1, other, new]).await;
+        (id, other) = (other, new);
+    }
+    load.goes_on().await;
+    load.end().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_node_is_removed_and_what_comes_back_as_it_is_turned_away() {
     let mut world = Nodes::formed_of(4).await;
     let load = Load::begin(world.cluster(1));
