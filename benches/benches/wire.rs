@@ -1,4 +1,4 @@
-//! Micro benchmarks of the codec: a PUBLISH in, one out to the next receiver; mqttbytes beside it.
+//! Micro benchmarks of the codec: a PUBLISH in, one out to the next receiver or a thousand; mqttbytes beside it.
 
 #![expect(clippy::expect_used, reason = "a benchmark that cannot be set up has nothing to measure")]
 
@@ -88,5 +88,35 @@ fn encode_for_receivers(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decode, encode_for_receivers);
+/// A message to a thousand receivers, each with a buffer of its own.
+fn fan_out(criterion: &mut Criterion) {
+    const RECEIVERS: usize = 1_000;
+    let mut group = criterion.benchmark_group("PUBLISH to 1,000 receivers");
+    group.throughput(Throughput::Elements(RECEIVERS as u64));
+    let payload = Bytes::from(vec![7; PAYLOAD]);
+    let mut buffers = vec![BytesMut::with_capacity(1 << 10); RECEIVERS];
+    group.bench_function("encoded once, copied and patched", |bencher| {
+        bencher.iter(|| {
+            let frame = PublishFrame::encode(Protocol::V311, &topic(), None, black_box(&payload), true)
+                .expect("encodes");
+            for (out, id) in buffers.iter_mut().zip(1_u16..) {
+                out.clear();
+                black_box(frame.write_to(out, false, QoS::AtLeastOnce, false, id.try_into().ok()));
+            }
+        });
+    });
+    let mut publish = mqttbytes::v4::Publish::from_bytes(TOPIC, mqttbytes::QoS::AtLeastOnce, payload.clone());
+    group.bench_function("mqttbytes: encoded for each", |bencher| {
+        bencher.iter(|| {
+            for (out, id) in buffers.iter_mut().zip(1..) {
+                out.clear();
+                publish.pkid = id;
+                black_box(publish.write(out).expect("encodes"));
+            }
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, decode, encode_for_receivers, fan_out);
 criterion_main!(benches);

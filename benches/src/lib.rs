@@ -1,17 +1,7 @@
-//! What the measuring programs share: a bare MQTT connection, a process's costs, and the proof of a delivery.
+//! What is measured with several processes: `zwerm bench` on a cluster that is started for it, and the comparison
+//! with other brokers.
 //!
-//! The protocol side is mqttbytes, not `wire`: a broker must not be measured with its own codec on both ends.
-//! Nodes are started by the harness of `zwerm-tests`. The programs are in `src/bin/`, the micro benchmarks in
-//! `benches/`.
+//! The load itself is the crate `zwerm-bench`; nodes are started by the harness of `zwerm-tests`. The programs are
+//! in `src/bin/`, the micro benchmarks in `benches/`. Start at [`compare`].
 
-mod connection;
-mod delivery;
-mod process;
-mod publisher;
-mod subscriber;
-
-pub use connection::Connection;
-pub use delivery::{Delivery, Stamp};
-pub use process::{cpu_seconds, peak_resident_bytes, raise_open_files, resident_bytes};
-pub use publisher::Publisher;
-pub use subscriber::collect;
+pub mod compare;

@@ -40,6 +40,8 @@ enum Command {
     Pub(pubsub::PublishArguments),
     /// Subscribe and print messages (flags as in mosquitto_sub)
     Sub(pubsub::SubscribeArguments),
+    /// Put load on any MQTT broker and measure it
+    Bench(zwerm_bench::Arguments),
     /// Add, change or delete a user in a file of users
     Passwd(passwd::Arguments),
 }
@@ -67,6 +69,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Passwd(arguments) => passwd::run(&arguments),
+        Command::Bench(arguments) => zwerm_bench::run(&arguments),
         Command::Up(arguments) => blocking(Builder::new_current_thread(), up::run(arguments)),
         Command::Status(arguments) => blocking(Builder::new_current_thread(), status::run(arguments)),
         Command::Ctl(arguments) => blocking(Builder::new_current_thread(), ctl::run(arguments)),
@@ -144,6 +147,7 @@ mod tests {
             "zwerm ctl node drain node-2 --for-good --force --timeout 60 --http http://10.0.0.1:8080",
             "zwerm ctl node drain --no-wait --token-file /etc/zwerm/token",
             "zwerm ctl node undrain node-2",
+            "zwerm bench fan-out --publish-to n1:1883 --subscribe-to n2:1883,n3:1883 -q 1 --json",
         ];
         for line in lines {
             assert!(parses(line).is_ok(), "{line}: {:?}", parses(line).err());
@@ -168,6 +172,8 @@ mod tests {
             ("zwerm ctl node", DisplayHelpOnMissingArgumentOrSubcommand),
             ("zwerm ctl node evict", InvalidSubcommand),
             ("zwerm ctl node drain --no-wait --timeout 5", ArgumentConflict),
+            ("zwerm bench pub-sub -q 3", ValueValidation),
+            ("zwerm bench pub-sub -m 1 --seconds 1", ArgumentConflict),
         ];
         for (line, wanted) in lines {
             assert_eq!(parses(line).err(), Some(wanted), "{line}");

@@ -24,7 +24,6 @@ mod report;
 mod run;
 mod sandbox;
 mod scoreboard;
-mod surroundings;
 mod world;
 
 use std::path::PathBuf;
@@ -107,7 +106,7 @@ fn main() -> ExitCode {
 fn start() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     if sandbox::is_outside() && !arguments.no_build {
-        surroundings::build()?;
+        zwerm_tests::build_zwerm()?;
     }
     let runtime = || Builder::new_current_thread().enable_all().build().context("starting the runtime");
     match sandbox::enter()? {

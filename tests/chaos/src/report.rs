@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 use zwerm_oracle::{Breach, Counts, Event, History, Report as Verdicts, Verdict, What};
+use zwerm_tests::Surroundings;
 
 use crate::fault::Kind;
 use crate::measure::{Effect, percentile};
 use crate::nemesis::Incident;
-use crate::surroundings::Surroundings;
 
 /// Verdicts that are shown; JSON has them all.
 const SHOWN: usize = 20;

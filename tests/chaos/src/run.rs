@@ -14,7 +14,7 @@ use clap::ValueEnum as _;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 use zwerm_oracle::{History, Rules, What, check};
-use zwerm_tests::zwerm_binary;
+use zwerm_tests::{Surroundings, zwerm_binary};
 
 use crate::Arguments;
 use crate::cluster::{Cluster, GLANCE};
@@ -25,7 +25,6 @@ use crate::nemesis::{Schedule, rage};
 use crate::plan::Plan;
 use crate::report::{Course, Report};
 use crate::scoreboard;
-use crate::surroundings::Surroundings;
 use crate::world::{Phase, Placed, World};
 
 /// What an old connection may still bring after a newer one was acknowledged: how long this program may need to

@@ -3,31 +3,24 @@
 //! Start at [`update`].
 
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use zwerm_tests::Measured;
 
 use crate::report::{COLUMNS, Report, Row, seconds};
 
-const BEGIN: &str = "<!-- measured: written by zwerm-chaos --scoreboard; do not edit -->\n";
-const END: &str = "<!-- end of what was measured -->\n";
+const MARKS: Measured = Measured {
+    begin: "<!-- measured: written by zwerm-chaos --scoreboard; do not edit -->\n",
+    end: "<!-- end of what was measured -->\n",
+};
 
 /// Replaces the measured part of a document.
 ///
 /// # Errors
 /// When the document is not there, or has not both marks.
 pub(crate) fn update(path: &Path, report: &Report) -> Result<()> {
-    let document = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    let updated = replace(&document, &measured(report))
-        .with_context(|| format!("{} has not the marks of a scoreboard", path.display()))?;
-    fs::write(path, updated).with_context(|| format!("writing {}", path.display()))
-}
-
-fn replace(document: &str, measured: &str) -> Option<String> {
-    let (before, rest) = document.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}{measured}{END}{after}"))
+    MARKS.update(path, &measured(report))
 }
 
 fn measured(report: &Report) -> String {
@@ -100,17 +93,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_measured_is_replaced() {
-        let document = format!("above\n{BEGIN}old\n{END}below\n");
-        let updated = replace(&document, "new\n");
-        assert_eq!(updated.as_deref(), Some(&*format!("above\n{BEGIN}new\n{END}below\n")));
-        assert_eq!(replace("above\n", "new\n"), None);
-    }
-
-    #[test]
     fn the_document_of_this_repository_has_the_marks() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reliability.md");
-        let document = fs::read_to_string(path).unwrap();
-        assert!(replace(&document, "").is_some());
+        let document = std::fs::read_to_string(path).unwrap();
+        assert!(MARKS.replace(&document, "").is_some());
     }
 }

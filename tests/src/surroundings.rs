@@ -1,4 +1,6 @@
-//! What a run stands on: the program under test, its commit, the machine, the day. Start at [`Surroundings::look`].
+//! What a measurement stands on: the program under test, its commit, the machine, the day.
+//!
+//! Start at [`Surroundings::look`].
 
 use std::env;
 use std::fs;
@@ -10,14 +12,21 @@ use serde::Serialize;
 
 /// Where and with what a run was made.
 #[derive(Debug, Clone, Serialize)]
-pub(crate) struct Surroundings {
-    pub(crate) date: String,
-    pub(crate) commit: String,
-    pub(crate) profile: &'static str,
-    pub(crate) processor: String,
-    pub(crate) cores: usize,
-    pub(crate) memory_gib: u64,
-    pub(crate) kernel: String,
+pub struct Surroundings {
+    /// When, to the minute, in UTC.
+    pub date: String,
+    /// Of this repository, and whether files differ from it.
+    pub commit: String,
+    /// `release` or `dev`.
+    pub profile: &'static str,
+    /// The processor's name.
+    pub processor: String,
+    /// Its cores.
+    pub cores: usize,
+    /// Memory of the machine.
+    pub memory_gib: u64,
+    /// The kernel and its version.
+    pub kernel: String,
 }
 
 /// The profile that this program was built with, and zwerm beside it.
@@ -25,7 +34,8 @@ const PROFILE: &str = if cfg!(debug_assertions) { "dev" } else { "release" };
 
 impl Surroundings {
     /// What this machine says; what it does not say is "unknown".
-    pub(crate) fn look() -> Self {
+    #[must_use]
+    pub fn look() -> Self {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
         let git = |arguments: &str| {
             let mut command = Command::new("git");
@@ -57,7 +67,7 @@ impl Surroundings {
 ///
 /// # Errors
 /// When it does not build.
-pub(crate) fn build() -> Result<()> {
+pub fn build_zwerm() -> Result<()> {
     if env::var_os("ZWERM_BIN").is_some() {
         return Ok(());
     }
