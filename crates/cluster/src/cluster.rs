@@ -347,6 +347,7 @@ impl Shared {
             http_addr: self.config.http_addr.clone(),
             cluster_id: self.cluster_id.get().cloned().unwrap_or_default(),
             removed: false,
+            known: Vec::new(),
             draining: self.own.is_draining(),
         }
     }

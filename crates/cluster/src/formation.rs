@@ -142,6 +142,9 @@ async fn greet(shared: &Shared, address: &str) -> bool {
             if introduction.removed && same_cluster {
                 shared.departed.cancel();
             }
+            for other in introduction.known.iter().filter(|_| same_cluster) {
+                shared.peers.learn(other.id, other.incarnation, &other.cluster_addr);
+            }
             let is_self = introduction.id == shared.own.id;
             shared.meet(introduction);
             is_self
@@ -252,8 +255,16 @@ impl Shared {
     pub(crate) fn meet(&self, introduction: Introduction) {
         if introduction.id != self.own.id {
             self.peers.learn(introduction.id, introduction.incarnation, &introduction.cluster_addr);
-            self.acquaintances.note(introduction);
+            self.acquaintances.note(Introduction { known: Vec::new(), ..introduction });
         }
+    }
+
+    /// Members of this node's cluster that introduced themselves just now.
+    pub(crate) fn members_met(&self) -> Vec<Introduction> {
+        let Some(own) = self.cluster_id.get() else { return Vec::new() };
+        let mut met = self.acquaintances.fresh();
+        met.retain(|node| node.cluster_id == *own);
+        met
     }
 
     /// Becomes a member of a cluster, for ever.

@@ -113,7 +113,7 @@ pub(crate) fn control_voters<'a>(
     let mut able: Vec<&Node> = nodes.filter(can_vote).collect();
     able.sort_by_key(|node| (!voting.contains(&node.id), !node.up, node.id));
     able.truncate(CONTROL_VOTERS);
-    if able.len() % 2 == 0 {
+    if able.len().is_multiple_of(2) {
         // With one more nothing more may fail. Who is down first.
         let at = able.iter().rposition(|node| !node.up).or(able.len().checked_sub(1));
         at.map(|at| able.remove(at));

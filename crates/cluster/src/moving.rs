@@ -18,6 +18,8 @@ use crate::ledger::{control_request, shard_of_group};
 
 /// Between two looks while a move runs.
 const LOOK: Duration = Duration::from_millis(50);
+/// Before a step that failed is tried again: an earlier one may still be under way, or a majority missing.
+const RETRY: Duration = Duration::from_millis(500);
 /// How far behind a node may be that is given a vote.
 const CAUGHT_UP: u64 = 256;
 /// How long the nodes that vote may take to learn that they do, before it is looked at again.
@@ -40,13 +42,15 @@ pub(crate) async fn move_shard(shared: &Shared, group: &Group) {
                     shared.propose(control_request(&command, false)).await;
                 }
                 Ok(Progress::Waits(why)) => tracing::trace!(shard, why, "a shard is moving"),
-                Err(error) => tracing::debug!(shard, %error, "a step of a move failed; trying again"),
-            }
-            tokio::select! {
-                changed = status.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(LOOK) => {}
+                Err(error) => {
+                    tracing::debug!(shard, %error, "a step of a move failed; trying again");
+                    tokio::time::sleep(RETRY).await;
+                }
             }
             tokio::time::sleep(LOOK).await;
+            if status.has_changed().is_err() {
+                return;
+            }
             continue;
         }
         // Both are cancel safe; a closed watch means that the group or the node ends.
@@ -70,6 +74,8 @@ pub(crate) fn has_caught_up(status: &GroupStatus, node: NodeId) -> bool {
 
 /// One step as leader.
 async fn advance(shared: &Shared, group: &Group, placement: &Placement) -> Result<Progress, MembersError> {
+    // Without a majority nothing changes, and a change that is under way must not be begun again and again.
+    group.linearize().await?;
     let next: BTreeSet<NodeId> = placement.next.iter().copied().collect();
     let status = group.watch().borrow().clone();
     for &node in &next {

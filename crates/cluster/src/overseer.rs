@@ -310,6 +310,7 @@ mod tests {
             http_addr: "h:3".into(),
             cluster_id: "x".into(),
             removed: false,
+            known: Vec::new(),
             draining: false,
         };
         let before = "08ac0212016e18022203633a312a036d3a323203683a333a0178";

@@ -255,7 +255,8 @@ mod tests {
 
     #[test]
     fn one_replica_at_a_time_and_only_among_nodes_that_are_up() {
-        let cases: &[(&[u64], &[u64], &[u64], Option<&[u64]>)] = &[
+        type Case<'a> = (&'a [u64], &'a [u64], &'a [u64], Option<&'a [u64]>);
+        let cases: &[Case<'_>] = &[
             // voters, target, down, next
             (&[1], &[2, 1, 3], &[], Some(&[2, 1])),
             (&[2, 1], &[2, 1, 3], &[], Some(&[2, 1, 3])),

@@ -232,20 +232,20 @@ impl NodeControl for Drainer {
         Box::pin(async move {
             let cluster = self.broker.cluster();
             let node = cluster.own.id;
-            cluster.leave(node).await.map_err(refused)?;
+            cluster.leave(node).await.map_err(|error| refused(&error))?;
             Ok(Leaving { node: NodeId(node) })
         })
     }
 
     fn remove(&self, request: RemoveRequest) -> Changed<'_, Leaving> {
         Box::pin(async move {
-            self.broker.cluster().remove(request.node.0).await.map_err(refused)?;
+            self.broker.cluster().remove(request.node.0).await.map_err(|error| refused(&error))?;
             Ok(Leaving { node: request.node })
         })
     }
 }
 
-fn refused(error: LeaveError) -> ControlError {
+fn refused(error: &LeaveError) -> ControlError {
     match error {
         LeaveError::Unavailable => ControlError::Unavailable(error.to_string()),
         _ => ControlError::Refused(error.to_string()),

@@ -35,6 +35,9 @@ use crate::own::start_of;
 pub(super) const MAX_MESSAGE: usize = 272 * 1024 * 1024;
 /// Metadata key: the caller's node id.
 pub(super) const NODE_KEY: &str = "zwerm-node";
+/// Metadata key: the id of the node that is meant. Another one may live at its address by now, above all the one that
+/// takes its place after its disk was lost, and must not answer for it.
+pub(super) const TARGET_KEY: &str = "zwerm-target";
 /// Metadata key: the caller's cluster id.
 pub(super) const CLUSTER_KEY: &str = "zwerm-cluster";
 
@@ -75,12 +78,17 @@ impl From<Status> for CallError {
 pub(super) struct Caller {
     node: NodeId,
     cluster: Arc<OnceLock<String>>,
+    /// Whom it calls; `None`: whoever lives at the address.
+    target: Option<NodeId>,
 }
 
 impl Interceptor for Caller {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let metadata = request.metadata_mut();
         metadata.insert(NODE_KEY, MetadataValue::from(self.node));
+        if let Some(target) = self.target {
+            metadata.insert(TARGET_KEY, MetadataValue::from(target));
+        }
         if let Some(cluster) = self.cluster.get() {
             let value = cluster.parse().map_err(|_| Status::internal("the cluster id is not ASCII"))?;
             metadata.insert(CLUSTER_KEY, value);
@@ -120,7 +128,7 @@ impl std::fmt::Debug for Peers {
 impl Peers {
     /// An empty address book.
     pub(crate) fn new(node: NodeId, cluster: Arc<OnceLock<String>>, dial: Arc<dyn Dial>) -> Self {
-        Self { dial, caller: Caller { node, cluster }, book: Arc::default() }
+        Self { dial, caller: Caller { node, cluster, target: None }, book: Arc::default() }
     }
 
     /// Notes where an incarnation of a node is to be found, unless a newer one is known; a changed address, or another
@@ -143,7 +151,9 @@ impl Peers {
             }
         }
         let life = CancellationToken::new();
-        let (Ok(control), Ok(data)) = (self.client(address, &life), self.client(address, &life)) else {
+        let (Ok(control), Ok(data)) =
+            (self.client(address, &life, Some(node)), self.client(address, &life, Some(node)))
+        else {
             tracing::warn!(
                 node = format_args!("{node:016x}"),
                 address,
@@ -158,8 +168,13 @@ impl Peers {
         }
     }
 
-    /// A client whose connections end with `life`.
-    fn client(&self, address: &str, life: &CancellationToken) -> Result<Client, CallError> {
+    /// A client whose connections end with `life`, for calls that mean `target`.
+    fn client(
+        &self,
+        address: &str,
+        life: &CancellationToken,
+        target: Option<NodeId>,
+    ) -> Result<Client, CallError> {
         let bad = || CallError::BadAddress { address: address.to_owned() };
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|_| bad())?
@@ -169,16 +184,16 @@ impl Peers {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(4 * 1024 * 1024)
             .initial_connection_window_size(8 * 1024 * 1024);
-        let (dial, target, life) = (Arc::clone(&self.dial), address.to_owned(), life.clone());
+        let (dial, address, life) = (Arc::clone(&self.dial), address.to_owned(), life.clone());
         let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
-            let (dialled, life) = (dial.dial(target.clone()), life.clone());
+            let (dialled, life) = (dial.dial(address.clone()), life.clone());
             async move {
                 let dialled = life.run_until_cancelled(dialled).await;
                 let stream = dialled.unwrap_or_else(|| Err(io::ErrorKind::ConnectionAborted.into()))?;
                 io::Result::Ok(TokioIo::new(Severable::new(stream, life)))
             }
         }));
-        Ok(PeerClient::with_interceptor(channel, self.caller.clone())
+        Ok(PeerClient::with_interceptor(channel, Caller { target, ..self.caller.clone() })
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE))
     }
@@ -189,7 +204,7 @@ impl Peers {
 
     /// Asks an address who lives there.
     pub(crate) async fn hello(&self, address: &str, own: Introduction) -> Result<Introduction, CallError> {
-        let mut client = self.client(address, &CancellationToken::new())?;
+        let mut client = self.client(address, &CancellationToken::new(), None)?;
         within(UNARY_TIMEOUT, client.hello(own)).await
     }
 

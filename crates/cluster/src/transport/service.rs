@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use zwerm_raft::GroupId;
 use zwerm_wire::TopicFilter;
 
-use super::calls::{CLUSTER_KEY, MAX_MESSAGE, NODE_KEY};
+use super::calls::{CLUSTER_KEY, MAX_MESSAGE, NODE_KEY, TARGET_KEY};
 use super::proto::peer_server::{Peer, PeerServer};
 use super::proto::propose_reply::Outcome;
 use super::proto::{
@@ -61,7 +61,7 @@ struct Service {
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Service {
-    /// The calling node, if it belongs to the same cluster.
+    /// The calling node, if it belongs to the same cluster and means this one.
     fn caller(&self, metadata: &MetadataMap) -> Result<NodeId, Status> {
         let text = |key| metadata.get(key).and_then(|value| value.to_str().ok());
         let own = self.shared.cluster_id.get().map(String::as_str);
@@ -74,6 +74,10 @@ impl Service {
                 )));
             }
         }
+        // A node of an older version does not say whom it means.
+        if text(TARGET_KEY).is_some_and(|target| target.parse() != Ok(self.shared.own.id)) {
+            return Err(Status::failed_precondition("another node lives here now"));
+        }
         text(NODE_KEY)
             .and_then(|node| node.parse().ok())
             .ok_or_else(|| Status::invalid_argument("the caller does not say who it is"))
@@ -85,7 +89,8 @@ impl Peer for Service {
     async fn hello(&self, request: Request<Introduction>) -> Result<Response<Introduction>, Status> {
         let removed = self.shared.was_removed(request.get_ref());
         self.shared.meet(request.into_inner());
-        Ok(Response::new(Introduction { removed, ..self.shared.introduction() }))
+        let known = self.shared.members_met();
+        Ok(Response::new(Introduction { removed, known, ..self.shared.introduction() }))
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {

@@ -89,6 +89,8 @@ pub struct World<A> {
     /// Nodes that form the cluster, and whose names are known to all.
     pub expect: usize,
     pub peers: Vec<String>,
+    /// Log entries after which a Raft group takes a snapshot; a tenth stays.
+    pub snapshot_entries: u64,
     /// Of those that are not named and found as their id says.
     pub seats: BTreeMap<NodeId, Seat>,
     size: u64,
@@ -105,6 +107,7 @@ impl<A> World<A> {
             lanes: LaneLimits::default(),
             expect: usize::try_from(size).unwrap(),
             peers: (1..=size).map(address).collect(),
+            snapshot_entries: RaftConfig::default().snapshot_after_entries,
             seats: BTreeMap::new(),
             size,
         }
@@ -134,13 +137,20 @@ impl<A> World<A> {
             // The name is resolved to the address that the node has now.
             incoming = Box::pin(futures::stream::select(self.net.listen(&name), incoming));
         }
+        let defaults = config(node, start, self.size);
+        let raft = RaftConfig {
+            snapshot_after_entries: self.snapshot_entries,
+            keep_entries: self.snapshot_entries / 10,
+            ..defaults.raft
+        };
         let config = Config {
+            raft,
             lanes: self.lanes,
             name,
             cluster_addr: at,
             peers: self.peers.clone(),
             bootstrap_expect: self.expect,
-            ..config(node, start, self.size)
+            ..defaults
         };
         let dial = Arc::new(self.net.dialer(&address(node)));
         let engine = Arc::<Disk>::clone(self.disks.entry(node).or_default());

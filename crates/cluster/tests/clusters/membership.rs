@@ -183,18 +183,14 @@ async fn leave(world: &mut Nodes, asked: NodeId, node: NodeId) {
     soon("it stops", left.cluster.stop()).await;
 }
 
-/// A world whose first node is a cluster of its own; the others know its name.
-async fn alone() -> Nodes {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_grows_from_one_node_to_five_and_shrinks_to_three_while_messages_are_queued() {
     let mut world = Nodes::new(1);
+    // Who is given a shard is sent snapshots and messages, not only the log.
+    world.snapshot_entries = 60;
     world.start(1).await;
     world.ready().await;
     world.expect = 3;
-    world
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_grows_from_one_node_to_five_and_shrinks_to_three_while_messages_are_queued() {
-    let mut world = alone().await;
     let load = Load::begin(world.cluster(1));
     for node in [3, 2] {
         world.start(node).await;
@@ -257,6 +253,26 @@ async fn a_node_whose_disk_was_wiped_takes_the_place_of_the_one_it_was_when_that
     world.kill(3).await;
     settled(&world, &[1, 2, 9]).await;
     assert!(world.cluster(1).control.state().is_removed(3));
+    load.goes_on().await;
+    load.end().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_node_at_the_same_address_never_answers_for_the_one_it_was() {
+    let mut world = Nodes::formed().await;
+    let load = Load::begin(world.cluster(1));
+    load.goes_on().await;
+    let (mut id, mut other) = (3, 2);
+    for new in 10..14 {
+        let Seat { name, address, .. } = world.seat(id);
+        world.kill(id).await;
+        // At once: the others call this address for the one that is dead, and are not yet told that it is.
+        world.seats.insert(new, Seat { name, address, resolves: true });
+        world.start(new).await;
+        settled(&world, &[1, other, new]).await;
+        (id, other) = (other, new);
+    }
     load.goes_on().await;
     load.end().await;
     world.stop().await;

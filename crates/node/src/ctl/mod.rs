@@ -17,6 +17,7 @@ use serde_json::Value;
 use zwerm_admin::{NodeId, Status, read_token};
 
 use crate::http::{self, HttpAddress};
+use crate::status::report::{NodeReport, Report};
 use crate::status::{self, NODES_OF_UP};
 
 const EXAMPLES: &str = "\
@@ -90,15 +91,7 @@ impl Target {
             return Ok(Chosen { name, address, token });
         };
         let report = status::collect(&self.http).await?;
-        let called = |node: &&status::report::NodeReport| node.name == name || node.id.to_string() == name;
-        let mut named = report.nodes.iter().filter(called);
-        let Some(node) = named.next() else {
-            let known: Vec<&str> = report.nodes.iter().map(|node| node.name.as_str()).collect();
-            bail!("there is no node {name:?}; the cluster has {}", known.join(", "));
-        };
-        if let Some(other) = named.next() {
-            bail!("{} and {} are both called {name:?}; name one by its id", node.id, other.id);
-        }
+        let node = find(&report, name)?;
         // a node in no cluster yet is the one that answered
         let address = match &node.member {
             Some(member) => HttpAddress::parse(&member.http_addr)?,
@@ -117,22 +110,12 @@ impl Target {
         }
         Ok(chosen)
     }
-}
 
-impl Target {
     /// The id of a node that does not answer, and one that does, to be asked to remove it.
     async fn choose_dead(&self, name: &str) -> anyhow::Result<(Chosen, NodeId)> {
         let token = self.token_file.as_deref().map(read_token).transpose()?;
         let report = status::collect(&self.http).await?;
-        let called = |node: &&status::report::NodeReport| node.name == name || node.id.to_string() == name;
-        let mut named = report.nodes.iter().filter(called);
-        let Some(dead) = named.next() else {
-            let known: Vec<&str> = report.nodes.iter().map(|node| node.name.as_str()).collect();
-            bail!("there is no node {name:?}; the cluster has {}", known.join(", "));
-        };
-        if let Some(other) = named.next() {
-            bail!("{} and {} are both called {name:?}; name one by its id", dead.id, other.id);
-        }
+        let dead = find(&report, name)?;
         for node in report.nodes.iter().filter(|node| node.id != dead.id && node.status.is_some()) {
             let Some(member) = &node.member else { continue };
             let address = HttpAddress::parse(&member.http_addr)?;
@@ -140,6 +123,20 @@ impl Target {
         }
         bail!("no other node answers that could remove {name:?}")
     }
+}
+
+/// The node of this name or id.
+fn find<'a>(report: &'a Report, name: &str) -> anyhow::Result<&'a NodeReport> {
+    let called = |node: &&NodeReport| node.name == name || node.id.to_string() == name;
+    let mut named = report.nodes.iter().filter(called);
+    let Some(node) = named.next() else {
+        let known: Vec<&str> = report.nodes.iter().map(|node| node.name.as_str()).collect();
+        bail!("there is no node {name:?}; the cluster has {}", known.join(", "));
+    };
+    if let Some(other) = named.next() {
+        bail!("{} and {} are both called {name:?}; name one by its id", node.id, other.id);
+    }
+    Ok(node)
 }
 
 impl Chosen {
