@@ -166,7 +166,8 @@ async fn open(
     shared.spawn(async move {
         // An error means that the group is closed, as when the node stops.
         let ended = watching.run_until_cancelled(status.wait_for(|status| !status.running)).await;
-        if ended.is_some_and(|ended| ended.is_ok()) {
+        // Who closes the group says so first; on a busy machine both are seen at once.
+        if ended.is_some_and(|ended| ended.is_ok()) && !watching.is_cancelled() {
             tracing::error!(group = %id, "a Raft group ended by itself; this node cannot take part any more");
             broken.cancel();
         }
