@@ -154,11 +154,12 @@ impl Node {
         let mut command = Network::command(self.side);
         command.arg(&self.binary).args([
             "ctl",
-            "--server",
-            &format!("http://{}", self.http()),
             "node",
             "leave",
+            "--http",
+            &format!("http://{}", self.http()),
         ]);
+        command.arg("--token-file").arg(token_path(&self.dir));
         let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "node {} does not leave: {}", self.side, said.trim());
