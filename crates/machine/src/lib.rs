@@ -32,7 +32,7 @@ mod snapshot;
 pub use control::{Control, Published};
 pub use effects::Effects;
 pub use entry::Entry;
-pub use outbox::{OutboxEntry, Target};
+pub use outbox::{OutboxEntry, Picked, Place, Target};
 pub use routes::{Routes, ShardRoute};
 pub use session::{Options, Queued, Session};
 pub use shard::Shard;

@@ -100,6 +100,7 @@ impl Shard {
             Some(Command::Acknowledge(acknowledge)) => self.acknowledge(acknowledge),
             Some(Command::EndReplay(end)) => self.end_replay(end),
             Some(Command::Delay(delay)) => self.delay(delay, now_ms),
+            Some(Command::Pick(pick)) => self.outbox.pick(pick).and(APPLIED),
         };
         let reply = outcome.unwrap_or_else(|reason| Reply::Ignored(Ignored { reason: reason.into() }));
         ShardReply { reply: Some(reply) }

@@ -39,7 +39,7 @@ pub fn check(history: &History, rules: &Rules) -> Report {
     let (book, mut verdicts) = Book::read(history, rules);
     verdicts.extend(owner::check(&book, rules));
     verdicts.extend(loss::check(&book));
-    verdicts.extend(repeat::check(&book, rules));
+    verdicts.extend(repeat::check(&book));
     verdicts.extend(order::check(&book));
     verdicts.extend(retained::check(&book));
     verdicts.extend(will::check(&book, rules));
