@@ -225,6 +225,8 @@ impl Attachment {
             durable.next_accepted()
         });
         let (packet_id, reason) = next?;
+        // PUBACK and PUBREC have no such reason.
+        let reason = if reason == ReasonCode::ServerBusy { ReasonCode::QuotaExceeded } else { reason };
         Some(Accepted { packet_id, reason })
     }
 

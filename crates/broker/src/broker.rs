@@ -114,6 +114,7 @@ impl Broker {
 
     /// Stops the broker's own tasks. The gateway has ended all connections before.
     pub async fn stop(&self) {
+        self.0.cluster.close_lanes();
         self.0.stop.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -69,7 +70,10 @@ impl LocalSessions {
     /// Whether a message of a shard's outbox was delivered here before, for this shared subscription or for plain
     /// ones: its leader died between publishing and noting that it had.
     pub(crate) fn is_repeat(&self, message: &Message, group: Option<&TopicFilter>) -> bool {
-        let Some(Origin { shard, sequence }) = message.origin() else { return false };
+        message.origin().is_some_and(|origin| self.came(origin, group))
+    }
+
+    fn came(&self, Origin { shard, sequence }: Origin, group: Option<&TopicFilter>) -> bool {
         let destination = group.map_or(Destination::Plain, |filter| Destination::Group(filter.clone()));
         !self.arrivals.lock().is_new(Some(&records::Origin { shard, sequence }), destination)
     }
@@ -139,11 +143,11 @@ impl LocalSessions {
     }
 
     /// No member of a group is here any more: their messages are given to others, and this one with them.
-    fn pass_on(&self, message: &Arc<Message>, group: &TopicFilter) {
+    pub(crate) fn pass_on(&self, message: &Arc<Message>, group: &TopicFilter) {
         if message.qos() == QoS::AtMostOnce {
             return;
         }
-        let left = LeftBehind { message: Arc::clone(message), group: group.clone() };
+        let left = LeftBehind { message: message.left_behind(), group: group.clone() };
         if self.left_behind.try_send(left).is_err() {
             self.counters.dropped_no_member.add(1);
         }
@@ -181,6 +185,16 @@ impl Local for LocalDoor {
     fn fenced(&self) {
         self.0.clients.kick_all(ReasonCode::UseAnotherServer);
     }
+
+    fn returned(&self, record: Record) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let groups = record.target.groups.clone();
+            let message = Arc::new(Message::forwarded(record, Instant::now()));
+            for group in groups {
+                self.0.leave_behind(LeftBehind { message: Arc::clone(&message), group }).await;
+            }
+        })
+    }
 }
 
 impl Inbound for LocalDoor {
@@ -192,6 +206,10 @@ impl Inbound for LocalDoor {
             resolver,
             picker: Picker::new(config.shared_strategy),
         })
+    }
+
+    fn came(&self, origin: Origin, group: &TopicFilter) -> bool {
+        self.0.came(origin, Some(group))
     }
 }
 
@@ -219,13 +237,15 @@ impl Receiver for LaneReceiver {
             local.deliver(&targets.local, &message, &mut acceptance);
         }
         for filter in &groups {
+            // Also what no member takes any more is passed on once.
+            if local.is_repeat(&message, Some(filter)) {
+                continue;
+            }
             let group = targets.groups.iter().find(|group| group.filter == *filter);
             let picked = group.map(|group| (group, self.picker.pick(group, &message, |_| false)));
             match picked {
                 Some((group, Some(Pick::Local(index)))) => {
-                    if !local.is_repeat(&message, Some(filter)) {
-                        local.deliver_member(group, index, &message, &mut acceptance);
-                    }
+                    local.deliver_member(group, index, &message, &mut acceptance);
                 }
                 // The last member left while the message was under way.
                 _ => local.pass_on(&message, filter),
@@ -286,5 +306,24 @@ mod tests {
         let origins: Vec<_> = taken.iter().filter_map(|delivery| delivery.message.origin()).collect();
         let origin = |shard, sequence| Origin { shard, sequence };
         assert_eq!(origins, [origin(0, 4), origin(0, 5), origin(0, 6), origin(1, 5)]);
+    }
+
+    #[test]
+    fn what_no_member_takes_any_more_is_passed_on_once_and_may_come_back_here() {
+        let (local, mut left_behind) = LocalSessions::new(Config::default());
+        let door = LocalDoor(Arc::new(local));
+        let group = TopicFilter::new("$share/g/will/#").unwrap();
+        let target = Target { plain: false, groups: vec![group.clone()] };
+        let (mut old, mut new, bell) = (door.receiver(), door.receiver(), Bell::new());
+        for leader in [&mut old, &mut new] {
+            assert!(leader.deliver(Record { target: target.clone(), ..record(0, 4) }, &bell).is_none());
+        }
+        let left = left_behind.try_recv().unwrap();
+        assert_eq!(left.message.origin(), None, "a member here that gets it now gets no repeat");
+        assert!(left_behind.try_recv().is_err());
+        assert!(door.came(Origin { shard: 0, sequence: 4 }, &group));
+        assert!(!door.came(Origin { shard: 0, sequence: 5 }, &group), "it never came");
+        assert!(new.deliver(Record { target, ..record(0, 5) }, &bell).is_none());
+        assert!(left_behind.try_recv().is_err(), "that was said, so it is not taken");
     }
 }

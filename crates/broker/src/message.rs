@@ -2,7 +2,7 @@
 //!
 //! Knows no receivers. Start at [`Message::published`].
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -114,6 +114,17 @@ impl Message {
     /// The same message as a shard's outbox publishes it.
     pub(crate) fn of_outbox(self, origin: Origin) -> Self {
         Self { origin: Some(origin), ..self }
+    }
+
+    /// The same message for another member of a shared subscription: whoever it is given to now gets it from here only,
+    /// and those that know it by its place in an outbox may be given it as well.
+    pub(crate) fn left_behind(self: &Arc<Self>) -> Arc<Self> {
+        if self.origin.is_none() {
+            return Arc::clone(self);
+        }
+        let (publisher, topic) = (self.publisher.clone(), self.topic.clone());
+        let (payload, properties) = (self.payload.clone(), self.properties.clone());
+        Arc::new(Self::new(publisher, topic, (self.qos, self.retain), payload, properties, self.expires_at))
     }
 
     /// `Some` if a shard published it.

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use zwerm_cluster::receipt::Bell;
 use zwerm_cluster::{OutboxMessage, OutboxTarget};
-use zwerm_wire::TopicFilter;
+use zwerm_wire::{ReasonCode, TopicFilter};
 
 use crate::broker::Inner;
 use crate::mailbox::Delivery;
@@ -34,7 +34,7 @@ pub(crate) struct LeftBehind {
 impl LeftBehind {
     /// What a shared subscription gave to a client that is gone; `None` if none did.
     pub(crate) fn of(delivery: Delivery) -> Option<Self> {
-        Some(Self { message: delivery.message, group: delivery.group? })
+        Some(Self { message: delivery.message.left_behind(), group: delivery.group? })
     }
 }
 
@@ -89,8 +89,9 @@ impl Pipelines<'_> {
     /// Tells what is published. True: no more of what was left behind should be taken now.
     fn confirm(&mut self) -> bool {
         for pipeline in self.by_shard.values_mut() {
-            while let Some((told, _)) = pipeline.next_accepted() {
-                if let Some(told) = told {
+            while let Some((told, reason)) = pipeline.next_accepted() {
+                // Where there was no room for it, it is published again.
+                if let Some(told) = told.filter(|_| reason != ReasonCode::ServerBusy) {
                     // The shard's keeper may have lost its leadership meanwhile: another repeats.
                     told.send(()).unwrap_or_default();
                 }
@@ -108,7 +109,7 @@ impl Pipelines<'_> {
     }
 
     fn publish(&mut self, out: OutboxMessage) {
-        let OutboxMessage { message, target, origin, begins, published } = out;
+        let OutboxMessage { message, target, origin, picks, begins, published } = out;
         if begins {
             self.by_shard.remove(&Some(origin.shard));
         }
@@ -122,10 +123,11 @@ impl Pipelines<'_> {
         };
         self.inner.local.counters.outbox.add(1);
         let pipeline = self.of(Some(origin.shard));
-        match target {
-            OutboxTarget::All => pipeline.admit(message, Some(Some(published))),
-            OutboxTarget::Groups(groups) => pipeline.admit_for(message, groups, Some(Some(published))),
-        }
+        let only = match target {
+            OutboxTarget::All => None,
+            OutboxTarget::Groups(groups) => Some(groups),
+        };
+        pipeline.admit_of_outbox(message, (only, picks), Some(published));
     }
 
     fn pass_on(&mut self, left: LeftBehind) {

@@ -6,7 +6,12 @@
 //! declared down), and acknowledgements come out in the order in which messages went in, only while this
 //! node holds its lease as the incarnation that routed them. A pipeline routes as one incarnation: what an older
 //! one routed may have missed subscribers, comes again from elsewhere, and must not come behind what followed it
-//! (P9). Start at [`Pipeline::admit`].
+//! (P9).
+//!
+//! Exactly once for shared subscriptions too: a QoS 2 message goes to one member, whatever fails. Where one of a
+//! shard's outbox goes is noted in the shard before it goes there, so that a second leader, who publishes it again,
+//! sends it to the same. What another node may have taken before it was declared down goes to nobody else before that
+//! is known (`cluster/src/forward/doubts.rs`). Start at [`Pipeline::admit`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,6 +21,8 @@ use tokio::time::Instant;
 use zwerm_cluster::forward::{Lane, Target};
 use zwerm_cluster::receipt::{Bell, Receipt, Ticket};
 use zwerm_cluster::{Cluster, NodeId, ShardError};
+use zwerm_machine::records::{self, Refusal};
+use zwerm_machine::{Picked, Place};
 use zwerm_routing::Destination;
 use zwerm_wire::{QoS, ReasonCode, TopicFilter};
 
@@ -41,6 +48,10 @@ enum Stage {
     Storing(Arc<Message>, Receipt),
     /// To be routed.
     ToRoute(Arc<Message>),
+    /// Where it goes of shared subscriptions is on its way to a quorum's disks.
+    Picking(Arc<Message>, Receipt),
+    /// It cannot be published now, and its publisher does so again.
+    Void,
     /// Some lanes were full: these are left.
     Stalled(Box<Stalled>),
     /// Handed to everything that wants it.
@@ -93,13 +104,24 @@ impl Routed {
 
     /// What the publisher is told.
     fn reason(&self) -> ReasonCode {
-        let refused = self.receipt.as_ref().is_some_and(Receipt::has_failed);
-        if refused { ReasonCode::ImplementationSpecificError } else { self.reason }
+        match self.receipt.as_ref().and_then(Receipt::refusal) {
+            None => self.reason,
+            Some(Refusal::Busy) => ReasonCode::ServerBusy,
+            Some(_) => ReasonCode::ImplementationSpecificError,
+        }
     }
 }
 
 /// Other nodes, and shards, that a message goes to.
-type Destinations = SmallVec<[(Destination, Target); 4]>;
+type Destinations = SmallVec<[(Destination, Target, Option<Meant>); 4]>;
+
+/// Which incarnation of a node was picked for a QoS 2 message of an outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Meant {
+    incarnation: u64,
+    /// By another leader of the shard, who may have sent it there.
+    again: bool,
+}
 
 #[derive(Debug)]
 struct Pending<T> {
@@ -108,6 +130,16 @@ struct Pending<T> {
     stage: Stage,
     /// Only for one member of each of these shared subscriptions; `None`: for all that want it.
     only: Option<Box<[TopicFilter]>>,
+    /// Where a QoS 2 message of an outbox goes of shared subscriptions, as far as that is noted.
+    picks: Picks,
+}
+
+/// Where a QoS 2 message of an outbox goes of shared subscriptions.
+#[derive(Debug, Default)]
+struct Picks {
+    noted: Vec<Picked>,
+    /// Some were noted before it came here: another leader of the shard may have sent it.
+    again: bool,
 }
 
 /// What has no room for the next message.
@@ -152,24 +184,32 @@ impl<T> Pipeline<T> {
 
     /// Takes a message; a token is given back by [`next_accepted`](Self::next_accepted).
     pub(crate) fn admit(&mut self, message: Arc<Message>, token: Option<T>) {
-        let stage = match Delayed::of(message.topic()) {
-            Some(Ok(delayed)) => Stage::ToDelay(Box::new((message, delayed))),
-            Some(Err(Malformed)) => Stage::done(ReasonCode::TopicNameInvalid),
-            None if message.retain() => Stage::ToStore(message),
-            None => Stage::ToRoute(message),
-        };
-        self.push(Pending { token, stage, only: None });
+        self.push(Pending { token, stage: Stage::of(message), only: None, picks: Picks::default() });
+    }
+
+    /// Takes a message of a shard's outbox: for all that want it, or for one member of each of these shared
+    /// subscriptions only; with where it goes of shared subscriptions, as far as that is noted in the shard. Dropped
+    /// with its token, it is to be taken again.
+    pub(crate) fn admit_of_outbox(
+        &mut self,
+        message: Arc<Message>,
+        (only, noted): (Option<Vec<TopicFilter>>, Vec<Picked>),
+        token: T,
+    ) {
+        let picks = Picks { again: !noted.is_empty(), noted };
+        let stage = if only.is_some() { Stage::ToRoute(message) } else { Stage::of(message) };
+        self.push(Pending { token: Some(token), stage, only: only.map(Into::into), picks });
     }
 
     /// Takes a message that only one member of each of these shared subscriptions gets.
     pub(crate) fn admit_for(&mut self, message: Arc<Message>, groups: Vec<TopicFilter>, token: Option<T>) {
         let only = Some(groups.into());
-        self.push(Pending { token, stage: Stage::ToRoute(message), only });
+        self.push(Pending { token, stage: Stage::ToRoute(message), only, picks: Picks::default() });
     }
 
     /// Refuses a message, in its turn.
     pub(crate) fn refuse(&mut self, reason: ReasonCode, token: Option<T>) {
-        self.push(Pending { token, stage: Stage::done(reason), only: None });
+        self.push(Pending { token, stage: Stage::done(reason), only: None, picks: Picks::default() });
     }
 
     fn push(&mut self, pending: Pending<T>) {
@@ -247,7 +287,7 @@ impl<T> Pipeline<T> {
     /// Gives the first message to other members of these shared subscriptions.
     fn route_again(&mut self, message: Arc<Message>, groups: &[TopicFilter], reason: ReasonCode) {
         self.local.counters.redispatched.add(1);
-        let mut stage = self.route(message, Some(groups), true);
+        let mut stage = self.route(message, Some(groups), &Picks::default(), true);
         // That nobody is left is no news to a publisher whose message went to others, too.
         match &mut stage {
             Stage::Routed(routed) => routed.reason = reason,
@@ -313,15 +353,22 @@ impl<T> Pipeline<T> {
         }
         let Some(pending) = self.pending.get_mut(self.routed) else { return false };
         let acknowledged = pending.token.is_some();
-        let only = pending.only.take();
+        let (only, mut picks) = (pending.only.take(), std::mem::take(&mut pending.picks));
         let placeholder = Stage::done(ReasonCode::Success);
         let stage = match std::mem::replace(&mut pending.stage, placeholder) {
-            Stage::ToRoute(message) => self.route(message, only.as_deref(), acknowledged),
+            Stage::ToRoute(message) => self.pick(message, only.as_deref(), &mut picks, acknowledged),
+            Stage::Picking(message, receipt) if receipt.is_complete() => {
+                if receipt.has_failed() {
+                    Stage::Void
+                } else {
+                    self.route(message, only.as_deref(), &picks, acknowledged)
+                }
+            }
             Stage::Storing(message, receipt) if receipt.is_complete() => {
                 if receipt.has_failed() {
                     Stage::done(ReasonCode::QuotaExceeded)
                 } else {
-                    self.route(message, None, acknowledged)
+                    self.pick(message, None, &mut picks, acknowledged)
                 }
             }
             Stage::Delaying(receipt) if receipt.is_complete() => Stage::done(if receipt.has_failed() {
@@ -332,21 +379,83 @@ impl<T> Pipeline<T> {
             Stage::Stalled(stalled) => self.forward(stalled.message, stalled.left, stalled.routed),
             waiting => waiting,
         };
-        let routed = stage.is_routed();
-        if let Some(pending) = self.pending.get_mut(self.routed) {
-            pending.stage = stage;
+        let Some(pending) = self.pending.get_mut(self.routed) else { return false };
+        if matches!(stage, Stage::Void) {
+            pending.token = None;
+            pending.stage = Stage::done(ReasonCode::Success);
+            return true;
         }
+        let routed = stage.is_routed();
+        (pending.stage, pending.only, pending.picks) = (stage, only, picks);
         routed
     }
 
+    /// Decides where a QoS 2 message of an outbox goes of shared subscriptions, and has it noted before it goes there;
+    /// routes any other message, and one of which all is noted.
+    fn pick(
+        &mut self,
+        message: Arc<Message>,
+        only: Option<&[TopicFilter]>,
+        picks: &mut Picks,
+        acknowledged: bool,
+    ) -> Stage {
+        let origin = message.origin().filter(|_| message.qos() == QoS::ExactlyOnce);
+        #[cfg(feature = "sabotage")]
+        let origin = origin.filter(|_| !zwerm_sabotage::is_broken(zwerm_sabotage::Rule::PickOnce));
+        let Some(origin) = origin else {
+            return self.route(message, only, &Picks::default(), acknowledged);
+        };
+        let targets = self.resolver.resolve(message.topic(), &self.local.subscriptions);
+        let (own, lanes) = (&self.cluster.own, &self.cluster.lanes);
+        let mut fresh: Vec<Picked> = Vec::new();
+        for group in targets.groups.iter().filter(|group| is_among(group, only) && !is_picked(group, picks)) {
+            let picked = self.picker.pick(group, &message, |node| lanes.to(node).is_some());
+            let at = match picked {
+                Some(Pick::Local(_)) => {
+                    let incarnation = self.incarnation.unwrap_or_else(|| own.incarnation());
+                    Some(Place::Node { id: own.id, incarnation })
+                }
+                Some(Pick::Elsewhere(Destination::Node(id))) => {
+                    lanes.to(id).map(|lane| Place::Node { id, incarnation: lane.incarnation() })
+                }
+                Some(Pick::Elsewhere(Destination::Shard(shard))) => Some(Place::Shard(shard)),
+                None => None,
+            };
+            fresh.extend(at.map(|at| Picked { group: group.filter.clone(), at }));
+        }
+        if fresh.is_empty() || message.expiry(Instant::now()) == Expiry::Expired {
+            return self.route(message, only, picks, acknowledged);
+        }
+        let receipt = Receipt::new(self.bell.clone());
+        let (sequence, noted) = (origin.sequence, fresh.iter().map(Picked::record).collect());
+        let pick = || records::Pick { sequence, picks: noted };
+        match self.cluster.pick(origin.shard, pick, || receipt.ticket()) {
+            Ok(()) => {
+                picks.noted.append(&mut fresh);
+                Stage::Picking(message, receipt)
+            }
+            Err(ShardError::Busy) => {
+                self.full = Some(Full::Shard(origin.shard));
+                Stage::ToRoute(message)
+            }
+            Err(_) => Stage::Void,
+        }
+    }
+
     /// Delivers here, forwards to other nodes and to the shards of durable sessions.
-    fn route(&mut self, message: Arc<Message>, only: Option<&[TopicFilter]>, acknowledged: bool) -> Stage {
+    fn route(
+        &mut self,
+        message: Arc<Message>,
+        only: Option<&[TopicFilter]>,
+        picks: &Picks,
+        acknowledged: bool,
+    ) -> Stage {
         if message.expiry(Instant::now()) == Expiry::Expired {
             self.local.counters.dropped_expired.add(1);
             return Stage::done(ReasonCode::Success);
         }
         let targets = self.resolver.resolve(message.topic(), &self.local.subscriptions);
-        if targets.is_empty() {
+        if targets.is_empty() && picks.noted.is_empty() {
             self.local.counters.unmatched.add(1);
             let kept = message.retain() || !acknowledged;
             return Stage::done(if kept { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers });
@@ -360,8 +469,11 @@ impl<T> Pipeline<T> {
             }
             destinations.extend(plain_destinations(&targets, &message));
         }
-        let groups =
-            targets.groups.iter().filter(|group| only.is_none_or(|only| only.contains(&group.filter)));
+        picks.noted.iter().for_each(|picked| {
+            let into = (&mut destinations, &mut acceptance);
+            self.hand_to((picked, picks.again), &message, &targets, into);
+        });
+        let groups = targets.groups.iter().filter(|group| is_among(group, only) && !is_picked(group, picks));
         let lanes = &self.cluster.lanes;
         for group in groups {
             match self.picker.pick(group, &message, |node| lanes.to(node).is_some()) {
@@ -369,7 +481,9 @@ impl<T> Pipeline<T> {
                 Some(Pick::Local(index)) => {
                     self.local.deliver_member(group, index, &message, &mut acceptance);
                 }
-                Some(Pick::Elsewhere(destination)) => add_group(&mut destinations, destination, group),
+                Some(Pick::Elsewhere(destination)) => {
+                    add_group(&mut destinations, (destination, None), &group.filter);
+                }
                 None => {}
             }
         }
@@ -377,18 +491,52 @@ impl<T> Pipeline<T> {
         self.forward(message, destinations, routed)
     }
 
+    /// Hands a message to where it was picked to go of a shared subscription; who has it there knows it.
+    fn hand_to(
+        &self,
+        (picked, again): (&Picked, bool),
+        message: &Arc<Message>,
+        targets: &Targets,
+        (destinations, acceptance): (&mut Destinations, &mut Acceptance<'_>),
+    ) {
+        let (own, filter) = (&self.cluster.own, &picked.group);
+        match picked.at {
+            Place::Shard(shard) => add_group(destinations, (Destination::Shard(shard), None), filter),
+            Place::Node { id, incarnation } if id != own.id => {
+                let meant = Some(Meant { incarnation, again });
+                add_group(destinations, (Destination::Node(id), meant), filter);
+            }
+            // This node has been started again since: a member that is gone may have been sent it.
+            Place::Node { incarnation, .. } if incarnation < own.boot_incarnation => self.cluster.give_up(),
+            Place::Node { .. } if self.local.is_repeat(message, Some(filter)) => {}
+            Place::Node { .. } => {
+                let group = targets.groups.iter().find(|group| group.filter == *filter);
+                match group.filter(|group| !group.local.is_empty()) {
+                    Some(group) => {
+                        let turn = message.origin().map_or(0, |origin| origin.sequence);
+                        let index = usize::try_from(turn).unwrap_or_default() % group.local.len();
+                        self.local.deliver_member(group, index, message, acceptance);
+                    }
+                    None => self.local.pass_on(message, filter),
+                }
+            }
+        }
+    }
+
     /// Hands a message to the lanes of other nodes and the queues of shards, until one is full.
     fn forward(&mut self, message: Arc<Message>, mut left: Destinations, mut routed: Routed) -> Stage {
         let mut acceptance = Acceptance::continued(&self.bell, routed.receipt.take());
         let mut full = None;
-        while let Some((destination, target)) = left.last() {
+        while let Some((destination, target, meant)) = left.last() {
             full = match *destination {
-                Destination::Node(node) if target.groups.is_empty() || message.qos() == QoS::AtMostOnce => {
-                    self.to_lane(node, target, &message, || acceptance.ticket())
+                Destination::Node(node)
+                    if target.groups.is_empty() || message.qos() == QoS::AtMostOnce || meant.is_some() =>
+                {
+                    self.to_lane((node, *meant), target, &message, || acceptance.ticket())
                 }
                 Destination::Node(node) => {
                     let receipt = Receipt::new(self.bell.clone());
-                    let full = self.to_lane(node, target, &message, || receipt.ticket());
+                    let full = self.to_lane((node, None), target, &message, || receipt.ticket());
                     if full.is_none() {
                         routed.handed(&message, receipt, target.groups.clone());
                     }
@@ -418,23 +566,36 @@ impl<T> Pipeline<T> {
     }
 
     /// Hands a message to a lane; `Some` if that is full. A lane that is closed, or is not there, accepts for plain
-    /// subscribers (they went with their node) and refuses for members of shared subscriptions.
+    /// subscribers (they went with their node) and refuses for members of shared subscriptions; but what was picked to
+    /// go to one incarnation of a node, and may have come there before, goes to nobody else before that is known.
     fn to_lane(
         &self,
-        node: NodeId,
+        (node, meant): (NodeId, Option<Meant>),
         target: &Target,
         message: &Message,
         mut ticket: impl FnMut() -> Ticket,
     ) -> Option<Full> {
         let qos = message.qos();
-        let Some(lane) = self.cluster.lanes.to(node) else {
+        let is_meant = |lane: &Arc<Lane>| meant.is_none_or(|meant| meant.incarnation == lane.incarnation());
+        let Some(lane) = self.cluster.lanes.to(node).filter(is_meant) else {
+            if let Some(Meant { incarnation, again }) = meant {
+                for group in &target.groups {
+                    let body = message.body(Instant::now()).clone();
+                    self.cluster.doubt((node, incarnation), again, group.clone(), body);
+                }
+                return None;
+            }
             if qos != QoS::AtMostOnce && !target.groups.is_empty() {
                 ticket().refuse();
             }
             return None;
         };
         let ticket = || (qos != QoS::AtMostOnce).then(&mut ticket);
-        let pushed = lane.push(qos, target, message.body(Instant::now()), ticket);
+        let body = message.body(Instant::now());
+        let pushed = match meant {
+            Some(Meant { again: true, .. }) => lane.push_again(target, body, ticket),
+            _ => lane.push(qos, target, body, ticket),
+        };
         pushed.is_err().then_some(Full::Lane(lane))
     }
 }
@@ -450,6 +611,15 @@ impl Routed {
 }
 
 impl Stage {
+    fn of(message: Arc<Message>) -> Self {
+        match Delayed::of(message.topic()) {
+            Some(Ok(delayed)) => Self::ToDelay(Box::new((message, delayed))),
+            Some(Err(Malformed)) => Self::done(ReasonCode::TopicNameInvalid),
+            None if message.retain() => Self::ToStore(message),
+            None => Self::ToRoute(message),
+        }
+    }
+
     fn done(reason: ReasonCode) -> Self {
         Self::Routed(Routed::done(reason))
     }
@@ -460,22 +630,38 @@ impl Stage {
 }
 
 /// Where plain subscribers elsewhere are reached.
-fn plain_destinations(targets: &Targets, message: &Message) -> impl Iterator<Item = (Destination, Target)> {
+fn plain_destinations(
+    targets: &Targets,
+    message: &Message,
+) -> impl Iterator<Item = (Destination, Target, Option<Meant>)> {
     let qos = message.qos();
     let nodes = targets.nodes.iter().filter(move |(_, interest)| wants(*interest, qos));
     let nodes = nodes.map(|(node, _)| Destination::Node(*node));
     let shards = targets.shards.iter().filter(move |_| qos != QoS::AtMostOnce);
     let shards = shards.map(|shard| Destination::Shard(*shard));
-    nodes.chain(shards).map(|destination| (destination, Target { plain: true, groups: Vec::new() }))
+    nodes.chain(shards).map(|destination| (destination, Target { plain: true, groups: Vec::new() }, None))
 }
 
-/// One member of the group, at that destination, gets the message too.
-fn add_group(destinations: &mut Destinations, destination: Destination, group: &Group) {
-    match destinations.iter_mut().find(|(known, _)| *known == destination) {
-        Some((_, target)) => target.groups.push(group.filter.clone()),
+/// One member of the group, at that destination and incarnation, gets the message too.
+fn add_group(
+    destinations: &mut Destinations,
+    (destination, meant): (Destination, Option<Meant>),
+    filter: &TopicFilter,
+) {
+    let found = destinations.iter_mut().find(|known| (known.0, known.2) == (destination, meant));
+    match found {
+        Some((_, target, _)) => target.groups.push(filter.clone()),
         None => {
-            let groups = vec![group.filter.clone()];
-            destinations.push((destination, Target { plain: false, groups }));
+            let groups = vec![filter.clone()];
+            destinations.push((destination, Target { plain: false, groups }, meant));
         }
     }
+}
+
+fn is_among(group: &Group, only: Option<&[TopicFilter]>) -> bool {
+    only.is_none_or(|only| only.contains(&group.filter))
+}
+
+fn is_picked(group: &Group, picks: &Picks) -> bool {
+    picks.noted.iter().any(|picked| picked.group == group.filter)
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,17 +12,19 @@ use arc_swap::ArcSwap;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zwerm_machine::Control;
 use zwerm_machine::records::Node;
 use zwerm_raft::{Group, GroupId, Host, Network, NetworkError};
 use zwerm_store::Engine;
+use zwerm_wire::TopicFilter;
 
 use crate::barrier::{Barrier, BarrierQueue, run_barrier};
 use crate::exclusive;
 use crate::formation::{self, Acquaintances};
-use crate::forward::{Inbound, InboundState};
+use crate::forward::{Body, Doubtful, Doubts, Inbound, InboundState, Record, settle_doubts};
 use crate::leadership;
 use crate::leaving;
 use crate::ledger::CONTROL;
@@ -48,6 +51,10 @@ pub trait Local: Inbound {
 
     /// This node was declared down: other nodes may own its clients by now, so all connections go.
     fn fenced(&self);
+
+    /// A message for members of shared subscriptions that went to another node and never will be taken there: other
+    /// members get it. Waits while too many wait.
+    fn returned(&self, record: Record) -> BoxFuture<'_, ()>;
 }
 
 /// This node's part in the cluster. Cheap to clone.
@@ -82,6 +89,7 @@ pub struct Shared {
     pub shard_counters: Arc<ShardCounters>,
     /// The lanes to other nodes.
     pub lanes: Arc<Lanes>,
+    pub(crate) doubts: Arc<Doubts>,
     pub(crate) inbound: InboundState,
     pub(crate) local: Arc<dyn Local>,
     /// This node's lease.
@@ -157,7 +165,8 @@ impl Cluster {
         let network = Arc::new(RaftNetwork(peers.clone()));
         let host = Host::start(own.id, config.raft.clone(), Arc::clone(&engine), network).await?;
         let tasks = TaskTracker::new();
-        let lanes = Lanes::new((own.id, own.boot_incarnation), config.lanes, peers.clone(), tasks.clone());
+        let (doubts, incarnation) = (Arc::<Doubts>::default(), (own.id, own.boot_incarnation));
+        let lanes = Lanes::new(incarnation, config.lanes, Arc::clone(&doubts), peers.clone(), tasks.clone());
         let (routes, route_queue) = RouteClient::new();
         let (barrier, barrier_queue) = Barrier::new();
         let (outbox, outbox_messages) = mpsc::channel(OUTBOX);
@@ -180,6 +189,7 @@ impl Cluster {
             remote_queues: RemoteQueues::default(),
             shard_counters: Arc::default(),
             lanes: Arc::new(lanes),
+            doubts,
             inbound: InboundState::default(),
             local,
             lease: Arc::new(Lease::new()),
@@ -224,12 +234,19 @@ impl Cluster {
     pub async fn stop(&self) {
         // First: a node that says farewell must not come back as a new incarnation.
         self.leaving.cancel();
+        self.inbound.close();
         leadership::hand_over(self).await;
         self.stop.cancel();
         self.lanes.close();
         self.tasks.close();
         self.tasks.wait().await;
         self.host.shutdown().await;
+    }
+
+    /// Takes no messages of other nodes any more; they keep what they have for this one, and give it to others when
+    /// it is gone. Before [`stop`](Self::stop), when nobody would pass on what no member here takes.
+    pub fn close_lanes(&self) {
+        self.inbound.close();
     }
 
     /// What the tasks of this crate share.
@@ -303,6 +320,7 @@ fn spawn_tasks(
             shared.leaving.run_until_cancelled(lease::rise_again(&shared)).await;
         })
     });
+    each(|shared| Box::pin(async move { settle_doubts(&shared).await }));
     each(|shared| Box::pin(async move { overseer::oversee(&shared).await }));
     each(|shared| Box::pin(async move { leadership::open_groups(&shared).await }));
     each(|shared| Box::pin(async move { members::tend_members(&shared).await }));
@@ -328,6 +346,25 @@ impl Shared {
     /// The result of something that may wait; `None`: the node stops first.
     pub(crate) async fn until_stopped<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         self.stop.run_until_cancelled(work).await
+    }
+
+    /// A QoS 2 message of an outbox was picked to go, for a shared subscription, to an incarnation of a node that is
+    /// over, and may have been sent there already: that is asked when the node is back.
+    pub fn doubt(&self, (node, incarnation): (NodeId, u64), sent: bool, group: TopicFilter, body: Body) {
+        let taken = body.expires().then(Instant::now);
+        self.doubts.put(node, incarnation, Doubtful { sequence: 0, group, body, taken, sent });
+    }
+
+    /// A QoS 2 message for a shared subscription may have been sent to a member that is gone: nobody else gets it.
+    pub fn give_up(&self) {
+        self.doubts.give_up(1);
+    }
+
+    /// Messages that another node may have taken before it was declared down: not known yet, and given up because
+    /// that node died.
+    #[must_use]
+    pub fn doubts(&self) -> (usize, u64) {
+        (self.doubts.len(), self.doubts.given_up.load(Ordering::Relaxed))
     }
 
     /// The time of day in milliseconds.

@@ -7,8 +7,8 @@
 
 use tokio::sync::mpsc;
 use zwerm_machine::records::{
-    Acknowledge, Claim, Claimed, Complete, Delay, Deliver, EndReplay, Enqueue, Receive, Release, Retain,
-    Subscribe, Subscribed, Unsubscribe, Unsubscribed, shard_command::Command,
+    Acknowledge, Claim, Claimed, Complete, Delay, Deliver, EndReplay, Enqueue, Pick, Receive, Release,
+    Retain, Subscribe, Subscribed, Unsubscribe, Unsubscribed, shard_command::Command,
 };
 use zwerm_wire::TopicFilter;
 
@@ -154,6 +154,21 @@ impl Cluster {
         ticket: impl FnOnce() -> Ticket,
     ) -> Result<(), ShardError> {
         self.hand(shard, PUBLISHED, || Command::Delay(delay()), || Some(ticket()))
+    }
+
+    /// Notes where a QoS 2 message of a shard's outbox goes of shared subscriptions, before it goes there: whoever
+    /// publishes it again sends it to the same, who know it. The ticket is dropped when that is safe, and refuses when
+    /// it goes elsewhere already. Neither is made when there is an error.
+    ///
+    /// # Errors
+    /// [`ShardError::Busy`]: hand it again after [`wait_shard`](Self::wait_shard).
+    pub fn pick(
+        &self,
+        shard: u32,
+        pick: impl FnOnce() -> Pick,
+        ticket: impl FnOnce() -> Ticket,
+    ) -> Result<(), ShardError> {
+        self.hand(shard, PUBLISHED, || Command::Pick(pick()), || Some(ticket()))
     }
 
     /// Waits until a shard may take messages again.

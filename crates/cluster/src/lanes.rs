@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use zwerm_machine::Control;
 
 use crate::NodeId;
-use crate::forward::{Lane, LaneCounters, LaneLimits, run_lane};
+use crate::forward::{Doubts, Lane, LaneCounters, LaneLimits, run_lane};
 use crate::transport::Peers;
 
 type Table = BTreeMap<NodeId, Arc<Lane>>;
@@ -25,6 +25,7 @@ pub struct Lanes {
     boot_incarnation: u64,
     limits: LaneLimits,
     counters: Arc<LaneCounters>,
+    doubts: Arc<Doubts>,
     peers: Peers,
     tasks: TaskTracker,
     table: ArcSwap<Table>,
@@ -33,13 +34,19 @@ pub struct Lanes {
 }
 
 impl Lanes {
-    pub(crate) fn new(own: (NodeId, u64), limits: LaneLimits, peers: Peers, tasks: TaskTracker) -> Self {
-        let (own, boot_incarnation) = own;
+    pub(crate) fn new(
+        (own, boot_incarnation): (NodeId, u64),
+        limits: LaneLimits,
+        doubts: Arc<Doubts>,
+        peers: Peers,
+        tasks: TaskTracker,
+    ) -> Self {
         Self {
             own,
             boot_incarnation,
             limits,
             counters: Arc::default(),
+            doubts,
             peers,
             tasks,
             table: ArcSwap::default(),
@@ -103,8 +110,13 @@ impl Lanes {
         gone.iter().for_each(|lane| lane.close());
     }
 
+    /// What all lanes share.
+    fn of_all(&self) -> (Arc<LaneCounters>, Arc<Doubts>) {
+        (Arc::clone(&self.counters), Arc::clone(&self.doubts))
+    }
+
     fn open(&self, node: NodeId, incarnation: u64) -> Arc<Lane> {
-        let lane = Arc::new(Lane::new(node, incarnation, self.limits, Arc::clone(&self.counters)));
+        let lane = Arc::new(Lane::new(node, incarnation, self.limits, self.of_all()));
         self.tasks.spawn(run_lane(Arc::clone(&lane), self.peers.clone(), self.boot_incarnation));
         lane
     }

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 use zwerm_machine::limits::OUTBOX_WINDOW;
 use zwerm_machine::records::{Drained, Message, shard_command::Command};
-use zwerm_machine::{Shard, Target};
+use zwerm_machine::{Picked, Shard, Target};
 use zwerm_raft::Group;
 use zwerm_routing::Destination;
 use zwerm_wire::TopicFilter;
@@ -62,6 +62,8 @@ pub struct OutboxMessage {
     pub target: OutboxTarget,
     /// Its place, by which repeats are known.
     pub origin: Origin,
+    /// Where it goes of shared subscriptions, as far as that is noted; see [`Cluster::pick`](crate::Cluster::pick).
+    pub picks: Vec<Picked>,
     /// The shard's publishing begins here, for the first time or again: what it handed on before is over.
     pub begins: bool,
     /// To be told when all that matters have accepted it; dropped unsent, it is tried again.
@@ -137,7 +139,7 @@ impl Window {
         let handed = self.handed;
         let next = state.outbox().skip_while(|(sequence, _)| *sequence <= handed).take(room);
         for (sequence, entry) in next {
-            if would_return(shared, self.shard, &state, &entry.target) {
+            if entry.picks.is_empty() && would_return(shared, self.shard, &state, &entry.target) {
                 break;
             }
             let message = match view.messages().get(entry.message).await {
@@ -154,7 +156,8 @@ impl Window {
             let origin = Origin { shard: self.shard, sequence };
             let target = OutboxTarget::from(&entry.target);
             let begins = self.handed == 0;
-            let message = OutboxMessage { message, target, origin, begins, published };
+            let picks = entry.picks.clone();
+            let message = OutboxMessage { message, target, origin, picks, begins, published };
             shared.outbox.send(message).await.map_err(|_| Stopping)?;
             self.handed = sequence;
             self.waiting.push_back((sequence, done));

@@ -64,7 +64,7 @@ impl Shard {
                 return;
             }
             let Some((message, bytes)) = self.delayed.take_due(now_ms) else { return };
-            self.outbox.push(OutboxEntry { message, target: Target::All, bytes });
+            self.outbox.push(OutboxEntry::new(message, Target::All, bytes));
         }
     }
 

@@ -43,6 +43,10 @@ impl Shard {
         let groups = enqueue.groups.iter().map(|filter| shared(filter)).collect::<Result<Vec<_>, _>>()?;
         let origin = enqueue.origin.as_ref();
         arrivals::check(origin)?;
+        // What finds no member here goes into the outbox: before anything is done, for it is asked again as a whole.
+        if self.outbox.is_full() && groups.iter().any(|filter| !self.routes().contains_key(filter)) {
+            return Err(Refusal::Busy);
+        }
         let mut fanout = self.fanout(message, qos);
         if !message::is_expired(message, now_ms) {
             if enqueue.plain && self.arrivals.is_new(origin, Destination::Plain) {

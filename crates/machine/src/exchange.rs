@@ -39,7 +39,7 @@ impl Shard {
         if let Some(session) = self.session_mut(number) {
             session.received.remove(&packet_id);
         }
-        self.outbox.push(OutboxEntry { message, target: Target::All, bytes });
+        self.outbox.push(OutboxEntry::new(message, Target::All, bytes));
         APPLIED
     }
 

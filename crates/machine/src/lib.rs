@@ -35,7 +35,7 @@ pub use control::{Control, Published};
 pub use effects::Effects;
 pub use entry::Entry;
 pub use membership::is_held_by;
-pub use outbox::{OutboxEntry, Target};
+pub use outbox::{OutboxEntry, Picked, Place, Target};
 pub use routes::{Routes, ShardRoute};
 pub use session::{Options, Queued, Session};
 pub use shard::Shard;

@@ -151,9 +151,9 @@ impl Shard {
             #[cfg(feature = "sabotage")]
             if zwerm_sabotage::is_broken(zwerm_sabotage::Rule::WillOnce) {
                 let message = self.messages.store_named(&will);
-                self.outbox.push(OutboxEntry { message, target: Target::All, bytes });
+                self.outbox.push(OutboxEntry::new(message, Target::All, bytes));
             }
-            self.outbox.push(OutboxEntry { message: number, target: Target::All, bytes });
+            self.outbox.push(OutboxEntry::new(number, Target::All, bytes));
         }
     }
 

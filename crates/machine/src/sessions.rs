@@ -101,7 +101,7 @@ impl Shard {
 
     /// A message that is named goes to another member of a shared subscription, wherever that is.
     pub(crate) fn hand_on(&mut self, filter: TopicFilter, message: u64, bytes: u32) {
-        self.outbox.push(OutboxEntry { message, target: Target::Group(filter), bytes });
+        self.outbox.push(OutboxEntry::new(message, Target::Group(filter), bytes));
     }
 
     /// The durable session of a client, if the epoch is that of its present owner.

@@ -105,6 +105,7 @@ impl Shard {
             Some(Command::Exclude(exclude)) => self.exclude(exclude),
             Some(Command::Vacate(vacate)) => self.vacate(vacate),
             Some(Command::Holds(holds)) => self.holds(holds),
+            Some(Command::Pick(pick)) => self.outbox.pick(pick).and(APPLIED),
         };
         let reply = outcome.unwrap_or_else(|reason| Reply::Ignored(Ignored { reason: reason.into() }));
         ShardReply { reply: Some(reply) }

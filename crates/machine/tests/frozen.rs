@@ -94,6 +94,7 @@ fn the_bytes_of_every_shard_command_are_frozen() {
         ("tick", Shards::Tick(Tick {})),
         ("delay", Shards::Delay(Delay { message: Some(full_message()), delay_s: 300, origin })),
         ("drained", Shards::Drained(Drained { upto: 5 })),
+        ("pick", Shards::Pick(full_pick(300))),
         ("subscribe", Shards::Subscribe(full_subscribe(4))),
         (
             "unsubscribe",
@@ -226,7 +227,14 @@ fn full_exclude() -> Exclude {
     Exclude { filter: "$exclusive/a/#".into(), by: holder("client", 4), gone: holder("before", 3) }
 }
 
-/// With something of everything in it.
+fn full_pick(sequence: u64) -> Pick {
+    let node = picked::Destination::Node(PickedNode { id: 2, incarnation: 300 });
+    let picked = |group: &str, destination| Picked { group: group.into(), destination: Some(destination) };
+    let picks = vec![picked("$share/g/#", node), picked("$share/h/#", picked::Destination::Shard(3))];
+    Pick { sequence, picks }
+}
+
+/// With something of everything in it, but for picks.
 fn shard() -> Replica {
     let mut shard = Replica::new();
     shard.claims(&Claim { node: 2, ..full_claim() });
@@ -321,6 +329,20 @@ fn the_bytes_of_a_shard_snapshot_are_frozen_and_give_the_state_back() {
     assert_eq!(back.next_due_ms(), shard().next_due_ms());
     assert_eq!(back.next_due_ms(), Some(NOW + 9_000));
     assert_eq!(back.fired(), ["gone"]);
+}
+
+#[test]
+fn the_bytes_of_a_shard_snapshot_with_picks_are_frozen_and_give_the_state_back() {
+    let mut shard = Replica::new();
+    let claim = with_will(full_claim(), "gone", 0);
+    let epoch = shard.claims(&claim).epoch;
+    shard.does(NOW, Shards::Release(Release { client_id: claim.client_id, epoch, ..vanished(epoch) }));
+    shard.does(NOW, Shards::Pick(full_pick(1)));
+    let bytes = shard.encode_snapshot();
+    insta::assert_snapshot!("shard_snapshot_picks", hex(&bytes));
+    let back = shard.restored();
+    assert!(back.outbox().eq(shard.outbox()));
+    assert_eq!(back.outbox().next().unwrap().1.picks.len(), 2);
 }
 
 #[test]

@@ -172,6 +172,7 @@ impl NodeView for View {
                 + broker.dropped_queue_full.get()
                 + broker.dropped_expired.get()
                 + broker.dropped_no_member.get()
+                + self.broker.cluster().doubts().1
                 + lanes
                 + queues,
             bytes_in: gateway.bytes_received_total.get(),
@@ -296,6 +297,7 @@ impl View {
             ([("reason", "too_large")], gateway.messages_dropped_too_large_total.get()),
             ([("reason", "unencodable")], gateway.messages_dropped_unencodable_total.get()),
             ([("reason", "no_member")], broker.dropped_no_member.get()),
+            ([("reason", "in_doubt")], self.broker.cluster().doubts().1),
         ];
         out.counters("messages_dropped", "copies not delivered, by reason", dropped);
         let counted = [

@@ -209,9 +209,6 @@ pub struct Rules {
     pub will_patience: Duration,
     /// By how much clocks of nodes were moved in all, to and fro: no time is measured more exactly.
     pub clock_slack: Duration,
-    /// Whether a QoS 2 message for a shared subscription may come to one durable member only, whatever fails. False:
-    /// it may come to a second one, which is a repeat for the group although for neither session.
-    pub shared_once: bool,
 }
 
 impl Default for Rules {
@@ -220,7 +217,6 @@ impl Default for Rules {
             under_way: Duration::from_millis(100),
             will_patience: Duration::from_secs(15),
             clock_slack: Duration::from_secs(1),
-            shared_once: true,
         }
     }
 }

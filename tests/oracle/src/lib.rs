@@ -41,7 +41,7 @@ pub fn check(history: &History, rules: &Rules) -> Report {
     verdicts.extend(owner::check(&book, rules));
     verdicts.extend(exclusive::check(&book, rules));
     verdicts.extend(loss::check(&book));
-    verdicts.extend(repeat::check(&book, rules));
+    verdicts.extend(repeat::check(&book));
     verdicts.extend(order::check(&book));
     verdicts.extend(retained::check(&book));
     verdicts.extend(will::check(&book, rules));

@@ -1,13 +1,14 @@
 //! P1, P2 and P4: what was acknowledged reaches who had subscribed before it was sent.
 //!
 //! A session that was drained must have all of it; of any other, messages after a hole prove the hole, for a
-//! stream keeps its order. Of a shared subscription one member must have it, if no member it may have been
-//! given to has gone since. Start at [`check`].
+//! stream keeps its order. Of a shared subscription one member must have it as long as one stays, unless another
+//! that is gone may have taken it along: see [`took_along`]. Start at [`check`].
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::book::{Book, Publication, Stream, Subscription};
+use crate::history::Ending;
 use crate::report::{Breach, Promise, Verdict};
 
 /// What arrived where.
@@ -150,12 +151,14 @@ fn lost_of_group(book: &Book<'_>, got: &Got, lines: &[&Subscription<'_>], stream
     let lost = owed.filter(|publication| {
         let published = &book.publications[*publication];
         let possible = || lines.iter().filter(|line| may_get(book, line, published.sent));
-        let stays = |line: &&&Subscription<'_>| stays(book, line, published);
-        let certain =
-            possible().any(|line| line.acked.is_some_and(|(acked, qos)| acked < published.sent && qos > 0));
-        certain
-            && possible().all(|line| stays(&line))
-            && !lines.iter().any(|line| got.all.contains(&(line.session, *publication)))
+        let had_subscribed = |line: &Subscription<'_>| {
+            line.acked.is_some_and(|(acked, qos)| acked < published.sent && qos > 0)
+        };
+        let heir = possible().find(|line| had_subscribed(line) && stays(book, line, published));
+        let heard_all = heir.and_then(|heir| book.sessions[heir.session].drained);
+        heard_all.is_some_and(|drained| {
+            possible().all(|line| stays(book, line, published) || !took_along(book, line, published, drained))
+        }) && !lines.iter().any(|line| got.all.contains(&(line.session, *publication)))
     });
     let verdict = |publication: usize| {
         let published = &book.publications[publication];
@@ -197,4 +200,31 @@ fn stays(book: &Book<'_>, line: &Subscription<'_>, published: &Publication<'_>) 
     drained.is_some_and(|drained| line.until.is_none_or(|until| until > drained))
         && session.ended.is_none_or(|ended| drained.is_some_and(|drained| ended > drained))
         && line.acked.is_none_or(|(_, granted)| granted > 0)
+}
+
+/// Whether a member that does not stay may have been given a message, so that no other gets it. With QoS 1 it is
+/// given to another when the session ends, but with the node of a transient one what was not given yet is gone, too:
+/// only of one that says farewell it is known that its node lived. What may have been sent with QoS 2 is given to
+/// nobody else (MQTT-4.8.2-5). `drained` is when others had got all that was theirs.
+fn took_along(book: &Book<'_>, line: &Subscription<'_>, published: &Publication<'_>, drained: usize) -> bool {
+    let session = &book.sessions[line.session];
+    if line.acked.is_some_and(|(_, granted)| granted == 0) {
+        return true;
+    }
+    let Some(gone) = session.gone.filter(|gone| *gone < drained) else {
+        // It holds what it was given still, and showed all of it only if it was drained.
+        return session.drained.is_none_or(|showed| published.safe.is_none_or(|safe| safe > showed));
+    };
+    let mut connections =
+        book.connections.iter().filter(|connection| connection.session == Some(line.session));
+    let says_farewell = |ending| matches!(ending, Ending::Disconnected { confirmed: true, .. });
+    match (published.qos, session.is_durable()) {
+        (2, _) => {
+            connections.any(|connection| connection.ended.is_none_or(|(ended, _)| ended > published.sent))
+        }
+        (_, true) => session.ended.is_some_and(|ended| ended > gone),
+        (_, false) => {
+            !connections.all(|connection| connection.ended.is_some_and(|(_, ending)| says_farewell(ending)))
+        }
+    }
 }

@@ -3,7 +3,8 @@
 //! Repeats are excepted, so only the first arrival of a message counts; a retained message that was read at a
 //! subscribe is no part of the stream, nor is what was published before the subscribe was answered and comes late, nor
 //! what was published when the subscription began to end and is sent again by its publisher when there is a new one;
-//! a member of a shared subscription is promised no order.
+//! a member of a shared subscription is promised no order; and what was under way on an older connection of a client
+//! may come when a newer one has brought something already.
 //! Start at [`check`].
 
 use std::collections::{HashMap, HashSet};
@@ -43,6 +44,10 @@ pub(crate) fn check(book: &Book<'_>) -> Vec<Verdict> {
         }
         let held_until = |line: &Subscription<'_>| line.until.is_none_or(|until| until > place.1);
         if !matching.clone().any(|line| is_owed(line) && held_until(line)) {
+            continue;
+        }
+        let connection = |event: usize| book.events[event].connection;
+        if connection(arrival.event) < connection(place.1) {
             continue;
         }
         let overtaking = &book.publications[place.0];

@@ -1,19 +1,17 @@
 //! P2 and P6: a QoS 2 message comes once, and a will comes once.
 //!
 //! In a session, a second PUBLISH is a repeat only under the same packet identifier and before its PUBREL. Of a
-//! shared subscription, a second member may get a message only when the session of the first has ended; of a
-//! transient one, the cluster may have to believe that earlier than its client does.
-//! Start at [`check`].
+//! shared subscription one member gets it, whatever becomes of that. Start at [`check`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::book::{Arrival, Book};
-use crate::history::{Rules, What};
+use crate::history::What;
 use crate::report::{Breach, Promise, Verdict};
 
 /// Finds what came twice.
-pub(crate) fn check(book: &Book<'_>, rules: &Rules) -> Vec<Verdict> {
+pub(crate) fn check(book: &Book<'_>) -> Vec<Verdict> {
     let releases = releases(book);
     let mut first: HashMap<(usize, u64), &Arrival> = HashMap::new();
     let mut verdicts = Vec::new();
@@ -35,9 +33,7 @@ pub(crate) fn check(book: &Book<'_>, rules: &Rules) -> Vec<Verdict> {
             verdicts.push(twice(book, before, arrival));
         }
     }
-    if rules.shared_once {
-        verdicts.extend(twice_in_groups(book, &first));
-    }
+    verdicts.extend(twice_in_groups(book, &first));
     verdicts
 }
 
@@ -87,44 +83,39 @@ fn twice(book: &Book<'_>, before: &Arrival, again: &Arrival) -> Verdict {
     }
 }
 
+/// A message that came to two members. Which of their sessions ended when does not matter: what may have been sent
+/// with QoS 2 is sent to nobody else, also when the session has ended (MQTT-4.8.2-5).
 fn twice_in_groups(book: &Book<'_>, first: &HashMap<(usize, u64), &Arrival>) -> Vec<Verdict> {
-    let mut members: HashMap<&str, HashMap<usize, bool>> = HashMap::new();
+    let mut members: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
     let mut plain: HashMap<usize, Vec<usize>> = HashMap::new();
     for (number, line) in book.subscriptions.iter().enumerate() {
         match line.share {
-            Some(_) => {
-                // A member that left may have been given a message before.
-                let stays = members.entry(line.whole()).or_default().entry(line.session).or_insert(true);
-                *stays &= line.until.is_none();
-            }
+            Some(_) => drop(members.entry(line.whole()).or_default().insert(line.session)),
             None => plain.entry(line.session).or_default().push(number),
         }
     }
     let mut verdicts = Vec::new();
     for (publication, published) in book.publications.iter().enumerate().filter(|(_, it)| it.qos == 2) {
-        for (group, sessions) in &members {
-            if !crate::topic::matches(crate::topic::parts(group).1, published.topic) {
-                continue;
-            }
+        let matches = |group: &str| crate::topic::matches(crate::topic::parts(group).1, published.topic);
+        for sessions in members.iter().filter(|(group, _)| matches(group)).map(|(_, sessions)| sessions) {
             let is_plain = |session: &usize| {
                 let lines = plain.get(session).map_or(&[][..], Vec::as_slice);
                 lines.iter().any(|line| book.subscriptions[*line].matches(published.topic))
             };
-            let own = sessions.iter().filter(|(session, stays)| **stays && !is_plain(session));
-            let mut got: Vec<&&Arrival> = own
-                .filter_map(|(session, _)| first.get(&(*session, published.message)))
+            // A session that is a member of several groups gets one copy for each.
+            let is_in_others = |session: &usize| {
+                members.iter().filter(|(group, others)| matches(group) && others.contains(session)).count()
+                    > 1
+            };
+            let own = sessions.iter().filter(|session| !is_plain(session) && !is_in_others(session));
+            let mut got: Vec<&Arrival> = own
+                .filter_map(|session| first.get(&(*session, published.message)).copied())
                 .filter(|arrival| arrival.qos == 2 && arrival.publication == Some(publication))
                 .collect();
             got.sort_by_key(|arrival| arrival.event);
-            let twice_in = got.windows(2).find_map(|pair| match pair {
-                [one, other] => {
-                    let first = &book.sessions[one.session];
-                    let lives = first.ended.is_none_or(|ended| ended > other.event);
-                    (lives && first.is_durable()).then_some((one, other))
-                }
-                _ => None,
-            });
-            verdicts.extend(twice_in.map(|(one, other)| twice(book, one, other)));
+            if let [one, other, ..] = got[..] {
+                verdicts.push(twice(book, one, other));
+            }
         }
     }
     verdicts.sort_by(|one, other| one.events.cmp(&other.events));

@@ -19,12 +19,24 @@ pub enum Rule {
     RouteBarrier,
     /// A will is published once (P6).
     WillOnce,
+    /// What a node that was declared down may have with QoS 2 for a shared subscription is given to no other member
+    /// before that is known (P2).
+    SettleBeforeAnother,
+    /// Whoever publishes a QoS 2 message of an outbox again gives it to the members picked first (P2).
+    PickOnce,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::AcknowledgeWhenSafe, Self::ApplyOnce, Self::OneOwner, Self::RouteBarrier, Self::WillOnce];
+    pub const ALL: [Self; 7] = [
+        Self::AcknowledgeWhenSafe,
+        Self::ApplyOnce,
+        Self::OneOwner,
+        Self::RouteBarrier,
+        Self::WillOnce,
+        Self::SettleBeforeAnother,
+        Self::PickOnce,
+    ];
 
     /// The rule with this name, as [`Debug`](std::fmt::Debug) writes it.
     #[must_use]

@@ -304,9 +304,6 @@ impl World {
             under_way: Duration::from_millis(late_ms),
             will_patience: Duration::from_millis(WILL_PATIENCE_MS),
             clock_slack: Duration::from_millis(500 + 2 * self.nemesis.jumped_ms),
-            // What a dead leader published of its outbox and could not note, its successor gives to a member
-            // again, and if members came or went meanwhile, to another one.
-            shared_once: false,
         };
         let report = check(&self.record.history, &rules);
         Outcome {

@@ -41,3 +41,13 @@ fn a_suback_before_all_nodes_route_is_found() {
 fn a_will_that_is_published_twice_is_found() {
     says_one_of(&verdicts("WillOnce", "0..20"), &["P6 WillTwice"]);
 }
+
+#[test]
+fn a_qos_2_message_of_a_group_that_goes_to_another_before_it_is_known_who_has_it_is_found() {
+    says_one_of(&verdicts("SettleBeforeAnother", "190..230"), &["P2 Twice"]);
+}
+
+#[test]
+fn a_second_leader_that_gives_a_qos_2_message_of_a_group_to_another_member_is_found() {
+    says_one_of(&verdicts("PickOnce", "88..200"), &["P2 Twice"]);
+}

@@ -17,8 +17,10 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 use zwerm_wire::QoS;
 
+use super::doubts::{Doubtful, Doubts};
 use super::record::{Body, Target, VERSION, put_record, record_len};
 use crate::NodeId;
 use crate::receipt::Ticket;
@@ -74,15 +76,19 @@ struct Entry {
     qos: QoS,
     /// When it was taken, if it expires.
     taken: Option<Instant>,
+    /// The peer may have it: it was in a batch of an earlier stream, or was on its way there before.
+    sent: bool,
 }
 
 impl Entry {
-    /// The peer is gone. So are its plain subscribers, which accepts for them; of a shared subscription another
-    /// member may be elsewhere, so its publisher is told.
-    fn bereave(self) {
-        if let Some(ticket) = self.ticket.filter(|_| !self.target.groups.is_empty()) {
-            ticket.refuse();
-        }
+    /// The peer may have it, and nobody else may get it before that is known. What a shard publishes stays with the
+    /// peer that it was picked for, for another leader of the shard may send it there, too.
+    fn is_doubtful(&self) -> bool {
+        let is_doubtful = self.qos == QoS::ExactlyOnce && (self.sent || self.body.origin().is_some());
+        #[cfg(feature = "sabotage")]
+        let is_doubtful =
+            is_doubtful && !zwerm_sabotage::is_broken(zwerm_sabotage::Rule::SettleBeforeAnother);
+        is_doubtful
     }
 
     fn waited_ms(&self) -> u64 {
@@ -94,11 +100,23 @@ impl Entry {
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<Entry>,
-    /// QoS 1/2, in order of sequence.
+    /// QoS 1/2, sent in the present stream, in order of sequence.
     unaccepted: VecDeque<Entry>,
+    /// The peer is another incarnation by now: it took nothing of the present stream, and will take nothing of any.
+    refused: bool,
     next_sequence: u64,
     bytes: usize,
     closed: bool,
+}
+
+impl State {
+    /// Puts what was not accepted back to the front of the queue. The peer may have it, unless it refused the stream.
+    fn unsend(&mut self) {
+        while let Some(mut entry) = self.unaccepted.pop_back() {
+            entry.sent |= !self.refused;
+            self.queue.push_front(entry);
+        }
+    }
 }
 
 /// The lane to one incarnation of one peer.
@@ -108,6 +126,7 @@ pub struct Lane {
     incarnation: u64,
     limits: LaneLimits,
     counters: Arc<LaneCounters>,
+    doubts: Arc<Doubts>,
     state: Mutex<State>,
     more: Notify,
     room: Notify,
@@ -118,11 +137,11 @@ impl Lane {
         peer: NodeId,
         incarnation: u64,
         limits: LaneLimits,
-        counters: Arc<LaneCounters>,
+        (counters, doubts): (Arc<LaneCounters>, Arc<Doubts>),
     ) -> Self {
         let state = State { next_sequence: 1, ..State::default() };
         let (more, room) = (Notify::new(), Notify::new());
-        Self { peer, incarnation, limits, counters, state: Mutex::new(state), more, room }
+        Self { peer, incarnation, limits, counters, doubts, state: Mutex::new(state), more, room }
     }
 
     /// The incarnation of the peer that this lane is for.
@@ -132,7 +151,7 @@ impl Lane {
     }
 
     /// Takes a message. The ticket of a QoS 1/2 message is dropped when the peer has accepted it, or when
-    /// the peer is gone; then it is refused if it was for members of shared subscriptions.
+    /// the peer is gone; then it is refused if it was for members of shared subscriptions and the peer cannot have it.
     ///
     /// # Errors
     /// [`LaneFull`], for QoS 1/2 only; nothing was taken.
@@ -143,12 +162,36 @@ impl Lane {
         body: &Body,
         ticket: impl FnOnce() -> Option<Ticket>,
     ) -> Result<(), LaneFull> {
+        self.take(qos, (target, false), body, ticket)
+    }
+
+    /// As [`push`](Self::push), of a QoS 2 message that the peer may have from another leader of the shard that
+    /// publishes it.
+    ///
+    /// # Errors
+    /// [`LaneFull`]; nothing was taken.
+    pub fn push_again(
+        &self,
+        target: &Target,
+        body: &Body,
+        ticket: impl FnOnce() -> Option<Ticket>,
+    ) -> Result<(), LaneFull> {
+        self.take(QoS::ExactlyOnce, (target, true), body, ticket)
+    }
+
+    fn take(
+        &self,
+        qos: QoS,
+        (target, sent): (&Target, bool),
+        body: &Body,
+        ticket: impl FnOnce() -> Option<Ticket>,
+    ) -> Result<(), LaneFull> {
         let mut state = self.state.lock();
         if state.closed {
             drop(state);
-            if let Some(ticket) = ticket().filter(|_| !target.groups.is_empty()) {
-                ticket.refuse();
-            }
+            let (target, body) = (target.clone(), body.clone());
+            let taken = body.expires().then(Instant::now);
+            self.bereave(Entry { sequence: 0, target, body, ticket: ticket(), qos, taken, sent });
             return Ok(());
         }
         let held = state.queue.len() + state.unaccepted.len();
@@ -170,6 +213,7 @@ impl Lane {
             ticket: ticket(),
             qos,
             taken: body.expires().then(Instant::now),
+            sent,
         });
         drop(state);
         self.counters.taken.fetch_add(1, Ordering::Relaxed);
@@ -209,13 +253,31 @@ impl Lane {
     pub(crate) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
-        let released = (std::mem::take(&mut state.queue), std::mem::take(&mut state.unaccepted));
+        state.unsend();
+        let released = std::mem::take(&mut state.queue);
         state.bytes = 0;
         drop(state);
         // Tickets ring bells: not under the lock.
-        released.0.into_iter().chain(released.1).for_each(Entry::bereave);
+        released.into_iter().for_each(|entry| self.bereave(entry));
         self.more.notify_one();
         self.room.notify_waiters();
+    }
+
+    /// The peer is gone. So are its plain subscribers, which accepts for them. Of a shared subscription another
+    /// member may be elsewhere, so its publisher is told; but what the peer may have with QoS 2 is given to nobody
+    /// before that is known, and the publisher does not wait for it.
+    fn bereave(&self, entry: Entry) {
+        if entry.target.groups.is_empty() {
+            return;
+        }
+        if !entry.is_doubtful() {
+            return entry.ticket.map_or((), Ticket::refuse);
+        }
+        let Entry { sequence, target, body, taken, sent, .. } = entry;
+        for group in target.groups {
+            let doubtful = Doubtful { sequence, group, body: body.clone(), taken, sent };
+            self.doubts.put(self.peer, self.incarnation, doubtful);
+        }
     }
 
     fn is_closed(&self) -> bool {
@@ -230,9 +292,16 @@ impl Lane {
     fn rewind(&self) {
         let mut state = self.state.lock();
         self.counters.repeated.fetch_add(state.unaccepted.len() as u64, Ordering::Relaxed);
-        while let Some(entry) = state.unaccepted.pop_back() {
-            state.queue.push_front(entry);
-        }
+        state.unsend();
+    }
+
+    /// The peer says that the lane is for an older incarnation of it.
+    fn refuse(&self) {
+        self.state.lock().refused = true;
+    }
+
+    fn is_refused(&self) -> bool {
+        self.state.lock().refused
     }
 
     /// Takes the next batch off the queue.
@@ -294,6 +363,10 @@ pub(crate) async fn run_lane(lane: Arc<Lane>, peers: Peers, own_incarnation: u64
         if let Err(error) = stream_lane(&lane, &peers, own_incarnation).await {
             tracing::debug!(peer = format_args!("{:016x}", lane.peer), %error, "a forwarding lane broke");
         }
+        if lane.is_refused() {
+            // Nothing is sent to a process that cannot have been meant: so it is known that it did not come there.
+            closed(&lane).await;
+        }
         if !lane.is_closed() {
             tokio::time::sleep(RETRY).await;
         }
@@ -319,7 +392,13 @@ async fn stream_lane(lane: &Lane, peers: &Peers, own_incarnation: u64) -> Result
                 Err(_) => return Ok(()),
             },
             ack = acks.next() => match ack {
-                Some(ack) => lane.accepted(&ack?),
+                Some(Ok(ack)) => lane.accepted(&ack),
+                Some(Err(status)) => {
+                    if status.code() == Code::FailedPrecondition {
+                        lane.refuse();
+                    }
+                    return Err(status.into());
+                }
                 None => return Ok(()),
             },
             () = lane.more.notified(), if !has_queue => {}
@@ -340,13 +419,13 @@ async fn closed(lane: &Lane) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::forward::Record;
+    use crate::forward::{Origin, Record};
     use crate::receipt::{Bell, Receipt};
     use bytes::Bytes;
-    use zwerm_wire::TopicName;
+    use zwerm_wire::{TopicFilter, TopicName};
 
     fn lane(messages: usize) -> Lane {
-        Lane::new(7, 1, LaneLimits { messages, bytes: 1 << 20 }, Arc::default())
+        Lane::new(7, 1, LaneLimits { messages, bytes: 1 << 20 }, (Arc::default(), Arc::default()))
     }
 
     fn record(qos: QoS, expires_in_ms: Option<u64>) -> Record {
@@ -438,5 +517,51 @@ mod tests {
         assert!(receipt.is_complete());
         assert_eq!(push(&lane, QoS::AtLeastOnce, &receipt), Ok(()), "a closed lane has nobody to wait for");
         assert_eq!(lane.held(), (0, 0));
+    }
+
+    /// What becomes of a message for a group: refused, so that another member gets it, or doubtful.
+    fn closed_over(qos: QoS, origin: Option<Origin>, is_sent: bool) -> (bool, usize) {
+        let (lane, receipt) = (lane(10), Receipt::new(Bell::new()));
+        let target = Target { plain: true, groups: vec![TopicFilter::new("$share/g/t").unwrap()] };
+        let record = Record { target: target.clone(), origin, ..record(qos, None) };
+        lane.push(qos, &target, &Body::encode(&record), || Some(receipt.ticket())).unwrap();
+        if is_sent {
+            lane.next_batch(1).unwrap();
+            lane.rewind();
+        }
+        lane.close();
+        assert!(receipt.is_complete(), "the publisher does not wait");
+        (receipt.has_failed(), lane.doubts.len())
+    }
+
+    #[test]
+    fn what_a_later_process_of_the_peer_refused_it_cannot_have() {
+        let (lane, receipt) = (lane(10), Receipt::new(Bell::new()));
+        let target = Target { plain: false, groups: vec![TopicFilter::new("$share/g/t").unwrap()] };
+        let body = Body::encode(&Record { target: target.clone(), ..record(QoS::ExactlyOnce, None) });
+        let push = || lane.push(QoS::ExactlyOnce, &target, &body, || Some(receipt.ticket())).unwrap();
+        push();
+        lane.next_batch(1).unwrap();
+        lane.rewind();
+        push();
+        lane.next_batch(1).unwrap();
+        lane.refuse();
+        lane.close();
+        assert!(receipt.has_failed(), "the second one goes to another member");
+        assert_eq!(lane.doubts.len(), 1, "the first one may have come to the process before");
+    }
+
+    #[test]
+    fn what_the_peer_may_have_with_qos_2_is_given_to_nobody_else_before_that_is_known() {
+        let origin = Some(Origin { shard: 1, sequence: 5 });
+        assert_eq!(closed_over(QoS::AtLeastOnce, None, true), (true, 0), "it may come twice");
+        assert_eq!(closed_over(QoS::AtLeastOnce, origin, true), (true, 0));
+        assert_eq!(closed_over(QoS::ExactlyOnce, None, false), (true, 0), "it cannot have come");
+        assert_eq!(closed_over(QoS::ExactlyOnce, None, true), (false, 1), "also when the stream broke since");
+        assert_eq!(
+            closed_over(QoS::ExactlyOnce, origin, false),
+            (false, 1),
+            "it may have come by another lane"
+        );
     }
 }

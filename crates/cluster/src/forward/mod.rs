@@ -4,10 +4,12 @@
 //! there it is delivered and never routed again (invariant R2). Start at [`Lane::push`] on the sending
 //! side and [`Inbound`] on the receiving side.
 
+mod doubts;
 mod inbound;
 mod lane;
 mod record;
 
+pub(crate) use doubts::{Doubtful, Doubts, settle_doubts};
 pub use inbound::{Inbound, Receiver};
 pub(crate) use inbound::{InboundState, accept_lane};
 pub(crate) use lane::run_lane;

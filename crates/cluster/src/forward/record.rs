@@ -47,7 +47,7 @@ pub struct Target {
 
 /// Where a message that a shard publishes itself comes from. A new leader of the shard publishes again what
 /// its predecessor may not have: who remembers the last sequence of each shard knows a repeat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {
     /// The shard.
     pub shard: u32,
@@ -114,8 +114,19 @@ impl Body {
         Self(out.freeze())
     }
 
+    /// `Some` if a shard published it.
+    pub(super) fn origin(&self) -> Option<Origin> {
+        let is_of_outbox = self.0.first().is_some_and(|flags| flags & ORIGIN != 0);
+        is_of_outbox.then(|| self.decode(Target::default()).ok()?.origin).flatten()
+    }
+
+    /// What was encoded, for this target.
+    pub(super) fn decode(&self, target: Target) -> Result<Record, RecordError> {
+        take_body(target, self.0.clone())
+    }
+
     /// The message dies at some time.
-    pub(super) fn expires(&self) -> bool {
+    pub(crate) fn expires(&self) -> bool {
         self.0.first().is_some_and(|flags| flags & EXPIRY != 0)
     }
 

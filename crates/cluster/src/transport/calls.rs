@@ -25,6 +25,7 @@ use super::proto::peer_client::PeerClient;
 use super::proto::{
     Beat, DeliverReply, DeliverRequest, FormReply, Formation, ForwardAck, ForwardBatch, Grant, Introduction,
     JoinReply, JoinRequest, KickRequest, ProposeReply, ProposeRequest, RetainedBatch, RetainedRequest,
+    SettleReply, SettleRequest,
 };
 use super::raft_link::RaftLink;
 use super::severable::Severable;
@@ -231,6 +232,15 @@ impl Peers {
     /// Closes an outdated connection of a client.
     pub(crate) async fn kick(&self, node: NodeId, request: KickRequest) -> Result<(), CallError> {
         within(UNARY_TIMEOUT, self.peer(node)?.control.kick(request)).await.map(|_| ())
+    }
+
+    /// Asks which messages a node took before it was declared down.
+    pub(crate) async fn settle(
+        &self,
+        node: NodeId,
+        request: SettleRequest,
+    ) -> Result<SettleReply, CallError> {
+        within(UNARY_TIMEOUT, self.peer(node)?.control.settle(request)).await
     }
 
     /// Opens the lease stream.

@@ -21,7 +21,7 @@ use super::proto::propose_reply::Outcome;
 use super::proto::{
     Beat, DeliverReply, DeliverRequest, FormReply, Formation, ForwardAck, ForwardBatch, Grant, Introduction,
     JoinReply, JoinRequest, KickReply, KickRequest, ProposeReply, ProposeRequest, RaftCall, RaftReply,
-    RetainedBatch, RetainedRequest,
+    RetainedBatch, RetainedRequest, SettleReply, SettleRequest,
 };
 use super::severable::Severable;
 use super::{Incoming, PeerStream};
@@ -200,6 +200,14 @@ impl Peer for Service {
     ) -> Result<Response<Self::DeliverStream>, Status> {
         self.caller(request.metadata())?;
         Ok(Response::new(Box::pin(serve_queues(&self.shared, request.into_inner()))))
+    }
+
+    async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleReply>, Status> {
+        let from = self.caller(request.metadata())?;
+        let Shared { inbound, local, own, .. } = &*self.shared;
+        let lives = (own.boot_incarnation, own.incarnation());
+        let reply = inbound.settle(local.as_ref(), from, lives, &request.into_inner())?;
+        Ok(Response::new(reply))
     }
 
     async fn kick(&self, request: Request<KickRequest>) -> Result<Response<KickReply>, Status> {

@@ -6,19 +6,29 @@ use bytes::Bytes;
 use zwerm_cluster::NodeId;
 use zwerm_cluster::forward::{Body, Record, Target};
 use zwerm_cluster::receipt::{Bell, Receipt};
-use zwerm_wire::{QoS, TopicName};
+use zwerm_wire::{QoS, TopicFilter, TopicName};
 
 use crate::fixture::{World, until};
 use crate::recorder::App;
 
 /// Forwards one message with QoS 1; its receipt.
 fn forward(world: &World<App>, from: NodeId, to: NodeId, payload: &str) -> Receipt {
-    let target = Target { plain: true, groups: Vec::new() };
+    hand(world, (from, to), payload, (QoS::AtLeastOnce, Vec::new()))
+}
+
+/// Forwards one message, for shared subscriptions or for plain ones if there are none; its receipt.
+fn hand(
+    world: &World<App>,
+    (from, to): (NodeId, NodeId),
+    payload: &str,
+    (qos, groups): (QoS, Vec<TopicFilter>),
+) -> Receipt {
+    let target = Target { plain: groups.is_empty(), groups };
     let body = Body::encode(&Record {
         target: target.clone(),
         publisher: "p".into(),
         topic: TopicName::new("t").unwrap(),
-        qos: QoS::AtLeastOnce,
+        qos,
         retain: false,
         origin: None,
         expires_in_ms: None,
@@ -27,7 +37,7 @@ fn forward(world: &World<App>, from: NodeId, to: NodeId, payload: &str) -> Recei
     });
     let receipt = Receipt::new(Bell::new());
     let lane = world.cluster(from).lanes.to(to).unwrap();
-    lane.push(QoS::AtLeastOnce, &target, &body, || Some(receipt.ticket())).unwrap();
+    lane.push(qos, &target, &body, || Some(receipt.ticket())).unwrap();
     receipt
 }
 
@@ -95,5 +105,54 @@ async fn a_peer_that_is_cut_off_holds_its_tickets_until_it_is_declared_down_and_
     let receipts: Vec<_> = numbers(0..100).iter().map(|payload| forward(&world, 1, 3, payload)).collect();
     until("all are accepted", || receipts.iter().all(Receipt::is_complete)).await;
     assert_eq!(world.recorder(3).payloads(), numbers(0..100));
+    world.stop().await;
+}
+
+fn once(world: &World<App>, to: NodeId, payload: &str) -> Receipt {
+    let group = TopicFilter::new("$share/g/t").unwrap();
+    hand(world, (1, to), payload, (QoS::ExactlyOnce, vec![group]))
+}
+
+fn returned(world: &World<App>, node: NodeId) -> Vec<String> {
+    let returned = world.recorder(node).returned.lock();
+    returned.iter().map(|record| String::from_utf8(record.payload.to_vec()).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_peer_took_with_qos_2_before_it_was_declared_down_is_its_own_and_what_it_did_not_comes_back() {
+    let world = World::formed().await;
+    world.recorder(3).withholds.store(true, Ordering::SeqCst);
+    let taken = once(&world, 3, "taken");
+    until("it arrives", || world.recorder(3).payloads() == ["taken"]).await;
+    let before = world.cluster(3).own.incarnation();
+    world.isolate(3);
+    let untaken = once(&world, 3, "untaken");
+    until("both are released", || taken.is_complete() && untaken.is_complete()).await;
+    assert!(!taken.has_failed(), "it may have been given to a member");
+    assert!(!untaken.has_failed(), "it was sent, and nobody knows yet that it did not arrive");
+    assert_eq!(world.cluster(1).doubts(), (2, 0));
+
+    world.rejoin(3);
+    until("it rises", || world.cluster(3).own.incarnation() > before).await;
+    until("all is settled", || world.cluster(1).doubts() == (0, 0)).await;
+    // What was under way all the time may have been taken as soon as it could be, or not; but not both.
+    let everywhere = || [world.recorder(3).payloads(), returned(&world, 1)].concat();
+    until("what did not arrive comes back", || everywhere() == ["taken", "untaken"]).await;
+    assert_eq!(world.recorder(3).payloads()[0], "taken");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_peer_that_died_may_have_given_to_a_member_with_qos_2_goes_to_nobody_else() {
+    let mut world = World::formed().await;
+    world.recorder(3).withholds.store(true, Ordering::SeqCst);
+    let taken = once(&world, 3, "taken");
+    until("it arrives", || world.recorder(3).payloads() == ["taken"]).await;
+    world.kill(3).await;
+    until("it is released", || taken.is_complete()).await;
+    assert!(!taken.has_failed());
+    world.start(3).await;
+    until("it is given up", || world.cluster(1).doubts() == (0, 1)).await;
+    assert!(returned(&world, 1).is_empty());
     world.stop().await;
 }

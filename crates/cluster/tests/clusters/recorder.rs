@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use zwerm_cluster::forward::{Inbound, Receiver, Record};
+use zwerm_cluster::forward::{Inbound, Origin, Receiver, Record};
 use zwerm_cluster::receipt::{Bell, Receipt, Ticket};
 use zwerm_cluster::{Local, NodeId, OutboxMessage};
+use zwerm_wire::TopicFilter;
 
 use crate::fixture::World;
 
@@ -17,6 +19,8 @@ pub struct Recorder {
     pub kicks: Mutex<Vec<(String, u64)>>,
     pub fenced: AtomicU32,
     pub delivered: Mutex<Vec<Record>>,
+    /// What went to another node that never took it.
+    pub returned: Mutex<Vec<Record>>,
     /// While set, deliveries are not accepted.
     pub withholds: AtomicBool,
     pub withheld: Mutex<Vec<Ticket>>,
@@ -39,11 +43,20 @@ impl Local for Door {
     fn fenced(&self) {
         self.0.fenced.fetch_add(1, Ordering::SeqCst);
     }
+
+    fn returned(&self, record: Record) -> BoxFuture<'_, ()> {
+        self.0.returned.lock().push(record);
+        Box::pin(std::future::ready(()))
+    }
 }
 
 impl Inbound for Door {
     fn receiver(&self) -> Box<dyn Receiver> {
         Box::new(Door(Arc::clone(&self.0)))
+    }
+
+    fn came(&self, origin: Origin, _: &TopicFilter) -> bool {
+        self.0.delivered.lock().iter().any(|record| record.origin == Some(origin))
     }
 }
 

@@ -108,6 +108,49 @@ fn a_message_that_finds_no_member_left_goes_to_the_group_elsewhere_once() {
     assert!(shard.messages.is_empty());
 }
 
+fn pick(sequence: u64, group: &str, shard: u32) -> Command {
+    let destination = Some(picked::Destination::Shard(shard));
+    Command::Pick(Pick { sequence, picks: vec![Picked { group: group.into(), destination }] })
+}
+
+#[test]
+fn where_a_message_of_the_outbox_goes_of_a_group_is_decided_once() {
+    let mut shard = Replica::new();
+    shard.enqueues(to_group("x"));
+    for _ in 0..2 {
+        shard.does(NOW, pick(1, GROUP, 3));
+    }
+    assert_eq!(shard.refuses(pick(1, GROUP, 4)), Refusal::Busy, "another leader was first");
+    shard.does(NOW, pick(1, "$share/h/a", 4));
+    let mut shard = shard.restored();
+    assert_eq!(shard.refuses(pick(1, GROUP, 4)), Refusal::Busy);
+    for (sequence, group, place) in [(2, GROUP, 3), (1, "a", 3), (1, "$share/i/a", u32::MAX)] {
+        assert_eq!(shard.refuses(pick(sequence, group, place)), Refusal::Invalid);
+    }
+    let picks = |shard: &Replica| shard.outbox().map(|(_, entry)| entry.picks.len()).collect::<Vec<_>>();
+    assert_eq!(picks(&shard), [2]);
+    shard.does(NOW, Command::Drained(Drained { upto: 1 }));
+    assert_eq!(shard.refuses(pick(1, GROUP, 3)), Refusal::Invalid, "it is published already");
+}
+
+#[test]
+fn what_finds_no_member_is_refused_when_the_outbox_is_full() {
+    let mut shard = Replica::new();
+    for _ in 0..MAX_OUTBOX {
+        shard.enqueues(to_group("x"));
+    }
+    let (late, joined) = (to_group("late"), to("$share/h/a", 1));
+    shard.joins(&claim_of("1"), &[joined, to("a", 1)]);
+    let groups = vec!["$share/h/a".into(), GROUP.into()];
+    let both = Enqueue { plain: true, groups, ..late.clone() };
+    assert_eq!(shard.refuses(Command::Enqueue(both)), Refusal::Busy);
+    assert!(shard.waiting("1").is_empty(), "nothing of it was done");
+    let taken = Enqueue { groups: vec!["$share/h/a".into()], ..late.clone() };
+    assert_eq!(shard.enqueues(taken), (1, 0));
+    shard.does(NOW, Command::Drained(Drained { upto: 1 }));
+    assert_eq!(shard.enqueues(late), (0, 0));
+}
+
 #[test]
 fn messages_of_an_ended_member_wait_for_room_in_the_outbox() {
     let mut shard = Replica::new();

@@ -188,20 +188,46 @@ fn one_member_of_a_group_gets_a_message() {
 }
 
 #[test]
-fn a_member_that_is_gone_may_have_had_the_message() {
+fn a_transient_member_that_is_gone_with_its_node_may_have_had_the_message() {
     group().sent("p", 1, "t/a").lost("b", 1).drained("a", 1).passes();
 }
 
 #[test]
-fn a_qos_2_message_goes_to_one_member_as_long_as_its_session_lasts() {
+fn what_a_member_left_that_said_farewell_goes_to_another() {
+    let farewell = |script: Script| script.left("b", 1);
+    farewell(group().sent("p", 1, "t/a")).drained("a", 1).fails(Promise::P1, Breach::Lost, 1);
+    farewell(group().sent("p", 1, "t/a")).got("a", 1, 1, "t/a").drained("a", 1).passes();
+    // It may have been sent it, and then nobody else may be.
+    farewell(group().sent_once("p", 1, "t/a")).drained("a", 1).passes();
+}
+
+#[test]
+fn what_an_ended_durable_session_held_goes_to_another_unless_it_may_have_been_sent_with_qos_2() {
+    let one = Script::new().transient("p", 1).durable("a", 1, false).subscribed("a", 1, "$share/g/t/#");
+    let both = one.transient("b", 1).subscribed("b", 1, "$share/g/t/#");
+    let ended = |script: Script| script.transient("a", 2).drained("b", 1);
+    ended(both.clone().sent("p", 1, "t/a").lost("a", 1)).fails(Promise::P1, Breach::Lost, 1);
+    ended(both.clone().sent_once("p", 1, "t/a").lost("a", 1)).passes();
+    ended(both.lost("a", 1).sent_once("p", 1, "t/a")).fails(Promise::P2, Breach::Lost, 1);
+}
+
+#[test]
+fn a_durable_member_that_is_away_may_hold_the_message() {
+    let one = Script::new().transient("p", 1).durable("a", 1, false).subscribed("a", 1, "$share/g/t/#");
+    let both = one.transient("b", 1).subscribed("b", 1, "$share/g/t/#");
+    both.sent("p", 1, "t/a").lost("a", 1).drained("b", 1).passes();
+}
+
+#[test]
+fn a_qos_2_message_goes_to_one_member_whatever_becomes_of_it() {
     let one = Script::new().transient("p", 1).durable("a", 1, false).subscribed("a", 1, "$share/g/t/#");
     let both = one.transient("b", 1).subscribed("b", 1, "$share/g/t/#");
     let first = || both.clone().sent_once("p", 1, "t/a").came("a", 1, 1, ("t/a", 2, false));
     let twice = first().lost("a", 1).came("b", 1, 1, ("t/a", 2, false)).drained("b", 1);
     twice.fails(Promise::P2, Breach::Twice, 1);
-    // Of a transient member the cluster may think that it is gone.
-    let first = group().sent_once("p", 1, "t/a").came("a", 1, 1, ("t/a", 2, false));
-    first.came("b", 1, 1, ("t/a", 2, false)).drained("a", 1).drained("b", 1).passes();
+    // Also when its session has ended (MQTT-4.8.2-5).
+    let first = group().sent_once("p", 1, "t/a").came("a", 1, 1, ("t/a", 2, false)).lost("a", 1);
+    first.came("b", 1, 1, ("t/a", 2, false)).drained("b", 1).fails(Promise::P2, Breach::Twice, 1);
 }
 
 #[test]
