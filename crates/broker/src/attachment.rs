@@ -140,6 +140,7 @@ impl Attachment {
         let Owned { client_id, epoch, incarnation, mailbox } = owned;
         let (local, cluster) = (Arc::clone(&inner.local), inner.cluster.clone());
         let pipeline = Pipeline::new(local, cluster, mailbox.bell().clone(), Some(incarnation));
+        let pipeline = pipeline.of_connection(epoch);
         let ownership = Ownership {
             key: inner.next_key(),
             inner,

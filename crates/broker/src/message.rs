@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use bytestring::ByteString;
 use tokio::time::{Duration, Instant};
+use zwerm_cluster::NodeId;
 use zwerm_cluster::forward::{Body, Origin, Record, Target};
 use zwerm_machine::message::{self, Header, MessageError};
 use zwerm_machine::records::{self, Delay, Enqueue, Retain};
@@ -232,8 +233,10 @@ impl Message {
     }
 
     /// What the shard of its topic is asked to keep.
-    pub(crate) fn retained(&self, now_ms: u64) -> Retain {
-        Retain { message: Some(self.record(now_ms)), origin: self.origin_record() }
+    pub(crate) fn retained(&self, now_ms: u64, through: Through) -> Retain {
+        let Through { node, incarnation, epoch } = through;
+        let message = records::Message { publisher_epoch: epoch, ..self.record(now_ms) };
+        Retain { message: Some(message), origin: self.origin_record(), node, incarnation }
     }
 
     /// What the shard of a topic is asked to publish there later; it expires so much later, too.
@@ -261,6 +264,17 @@ impl Message {
         };
         message::record(&self.topic, self.payload.clone(), header, now_ms)
     }
+}
+
+/// What a message was published through.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Through {
+    /// This node.
+    pub(crate) node: NodeId,
+    /// As which incarnation; 0: not known.
+    pub(crate) incarnation: u64,
+    /// The publisher's connection; 0: none.
+    pub(crate) epoch: u64,
 }
 
 #[cfg(test)]

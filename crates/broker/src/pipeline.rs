@@ -29,7 +29,7 @@ use zwerm_wire::{QoS, ReasonCode, TopicFilter};
 use crate::delayed::{Delayed, Malformed};
 use crate::local::LocalSessions;
 use crate::mailbox::Acceptance;
-use crate::message::{Expiry, Message};
+use crate::message::{Expiry, Message, Through};
 use crate::shared::{Pick, Picker};
 use crate::targets::{Group, Resolver, Targets, wants};
 
@@ -159,6 +159,8 @@ pub(crate) struct Pipeline<T> {
     bell: Bell,
     /// The incarnation of this node that it routes as; `None`: as whichever there is.
     incarnation: Option<u64>,
+    /// Of the publisher's connection; 0: there is none.
+    epoch: u64,
     pending: VecDeque<Pending<T>>,
     /// Entries before this one are routed.
     routed: usize,
@@ -178,8 +180,13 @@ impl<T> Pipeline<T> {
         let config = &local.config;
         let resolver = Resolver::new(config.overlapping, Some(cluster.clone()));
         let picker = Picker::new(config.shared_strategy);
-        let pending = VecDeque::new();
-        Self { local, cluster, resolver, picker, bell, incarnation, pending, routed: 0, full: None }
+        let (pending, epoch) = (VecDeque::new(), 0);
+        Self { local, cluster, resolver, picker, bell, incarnation, epoch, pending, routed: 0, full: None }
+    }
+
+    /// Of the connection with this epoch.
+    pub(crate) fn of_connection(self, epoch: u64) -> Self {
+        Self { epoch, ..self }
     }
 
     /// Takes a message; a token is given back by [`next_accepted`](Self::next_accepted).
@@ -309,12 +316,16 @@ impl<T> Pipeline<T> {
 
     /// Hands retained and delayed messages to their shards, as soon as they come and in order.
     fn store(&mut self) {
+        let (node, incarnation, epoch) =
+            (self.cluster.own.id, self.incarnation.unwrap_or_default(), self.epoch);
+        let through = Through { node, incarnation, epoch };
         let (cluster, counters, now_ms) = (&self.cluster, &self.local.counters, self.cluster.now_ms());
         for pending in self.pending.iter_mut().skip(self.routed) {
             let (topic, handed) = match &pending.stage {
                 Stage::ToStore(message) => {
                     let (topic, receipt) = (message.topic(), Receipt::new(self.bell.clone()));
-                    let retained = cluster.retain(topic, || message.retained(now_ms), || receipt.ticket());
+                    let retained =
+                        cluster.retain(topic, || message.retained(now_ms, through), || receipt.ticket());
                     let storing = retained.map(|()| {
                         counters.retained.add(1);
                         Stage::Storing(Arc::clone(message), receipt)

@@ -45,6 +45,7 @@ pub fn record(topic: &TopicName, payload: Bytes, header: Header<'_>, now_ms: u64
         properties: header.properties.and_then(properties_record),
         expires_at_ms: expiry.map_or(0, |seconds| after_seconds(now_ms, seconds)),
         publisher: header.publisher.to_owned(),
+        publisher_epoch: 0,
     }
 }
 

@@ -21,10 +21,26 @@ impl Shard {
         if !self.arrivals.is_new(origin, Destination::Retained) {
             return Ok(Reply::Retained(Retained { replaced: false, repeated: true }));
         }
+        // What a node sent that was cut off, or a connection before the publisher's present one, may come late: it was
+        // sent again elsewhere, was acknowledged there, and must not replace what was published since.
+        if retain.incarnation > 0 && self.peers.is_lost(retain.node, retain.incarnation) {
+            return Err(Refusal::StaleIncarnation);
+        }
+        if self.is_outdated(&topic, message) {
+            return Ok(Reply::Retained(Retained { replaced: false, repeated: true }));
+        }
         // One that arrives dead still ends the life of the one before it.
         let kept = !message.payload.is_empty() && !message::is_expired(message, now_ms);
         let replaced = self.set_retained(topic, kept.then(|| Arc::new(message::detached(message))));
         Ok(Reply::Retained(Retained { replaced, repeated: false }))
+    }
+
+    /// A later connection of the same publisher has published to the topic.
+    fn is_outdated(&self, topic: &TopicName, message: &Message) -> bool {
+        let is_later = |kept: &Message| {
+            kept.publisher == message.publisher && kept.publisher_epoch > message.publisher_epoch
+        };
+        message.publisher_epoch > 0 && self.retained.get(topic).is_some_and(|kept| is_later(kept))
     }
 
     /// Sets or removes the message of a topic and its timer. True if there was one.

@@ -42,6 +42,7 @@ fn full_message() -> Message {
         }),
         expires_at_ms: NOW + 60_000,
         publisher: "thermometer".into(),
+        publisher_epoch: 0,
     }
 }
 
@@ -90,7 +91,7 @@ fn the_bytes_of_every_shard_command_are_frozen() {
         ("claim", Shards::Claim(full_claim())),
         ("release", Shards::Release(release)),
         ("owner_lost", Shards::OwnerLost(OwnerLost { node: 1, incarnation: 2 })),
-        ("retain", Shards::Retain(Retain { message: Some(full_message()), origin })),
+        ("retain", Shards::Retain(Retain { message: Some(full_message()), origin, ..Retain::default() })),
         ("tick", Shards::Tick(Tick {})),
         ("delay", Shards::Delay(Delay { message: Some(full_message()), delay_s: 300, origin })),
         ("drained", Shards::Drained(Drained { upto: 5 })),

@@ -72,6 +72,7 @@ fn step() -> impl Strategy<Value = Step> {
     let retain = retain.prop_map(|(message, origin)| Retain {
         message,
         origin: origin.map(|(shard, sequence)| Origin { shard, sequence }),
+        ..Retain::default()
     });
     let lost = (1u64..3, 0u64..3).prop_map(|(node, incarnation)| OwnerLost { node, incarnation });
     prop_oneof![

@@ -7,7 +7,7 @@ use commands::*;
 use zwerm_machine::limits::MAX_DUE;
 use zwerm_machine::records::shard_command::Command;
 use zwerm_machine::records::shard_reply::Reply;
-use zwerm_machine::records::{Message, Origin, Properties, Refusal, Retain, Retained};
+use zwerm_machine::records::{Message, Origin, OwnerLost, Properties, Refusal, Retain, Retained};
 
 const NEW: Retained = Retained { replaced: false, repeated: false };
 const REPLACED: Retained = Retained { replaced: true, repeated: false };
@@ -65,7 +65,10 @@ fn a_message_of_an_outbox_is_retained_once_also_when_another_came_between() {
     let mut shard = Replica::new();
     let mut retain = |sequence, payload: &str| {
         let origin = (sequence > 0).then_some(Origin { shard: 3, sequence });
-        shard.reply(NOW, Command::Retain(Retain { message: Some(message("a", payload)), origin }))
+        shard.reply(
+            NOW,
+            Command::Retain(Retain { message: Some(message("a", payload)), origin, ..Retain::default() }),
+        )
     };
     assert_eq!(retain(2, "will"), Reply::Retained(NEW));
     assert_eq!(retain(0, "newer"), Reply::Retained(REPLACED));
@@ -73,11 +76,30 @@ fn a_message_of_an_outbox_is_retained_once_also_when_another_came_between() {
     assert_eq!(shard.found("a", NOW), ["newer"]);
     let mut shard = shard.restored();
     let origin = Some(Origin { shard: 3, sequence: 2 });
-    let repeat = Retain { message: Some(message("a", "will")), origin };
+    let repeat = Retain { message: Some(message("a", "will")), origin, ..Retain::default() };
     assert_eq!(shard.reply(NOW, Command::Retain(repeat)), Reply::Retained(REPEATED));
-    let nowhere =
-        Retain { message: Some(message("a", "x")), origin: Some(Origin { shard: 9_999, sequence: 1 }) };
+    let origin = Some(Origin { shard: 9_999, sequence: 1 });
+    let nowhere = Retain { message: Some(message("a", "x")), origin, ..Retain::default() };
     assert_eq!(shard.refuses(Command::Retain(nowhere)), Refusal::Invalid);
+}
+
+#[test]
+fn what_comes_late_from_an_older_connection_or_a_dead_node_replaces_nothing() {
+    let mut shard = Replica::new();
+    let retain = |payload: &str, publisher: &str, epoch, incarnation| {
+        let kept = Message { publisher: publisher.into(), publisher_epoch: epoch, ..message("a", payload) };
+        Command::Retain(Retain { message: Some(kept), node: 1, incarnation, ..Retain::default() })
+    };
+    assert_eq!(shard.reply(NOW, retain("sent again", "p", 2, 7)), Reply::Retained(NEW));
+    assert_eq!(shard.reply(NOW, retain("newer", "p", 2, 7)), Reply::Retained(REPLACED));
+    assert_eq!(shard.reply(NOW, retain("sent first", "p", 1, 7)), Reply::Retained(REPEATED));
+    let mut shard = shard.restored();
+    assert_eq!(shard.reply(NOW, retain("sent first", "p", 1, 7)), Reply::Retained(REPEATED));
+    assert_eq!(shard.reply(NOW, retain("of another", "q", 1, 7)), Reply::Retained(REPLACED));
+    shard.reply(NOW, Command::OwnerLost(OwnerLost { node: 1, incarnation: 7 }));
+    assert_eq!(shard.refuses(retain("too late", "q", 9, 7)), Refusal::StaleIncarnation);
+    assert_eq!(shard.found("a", NOW), ["of another"]);
+    assert_eq!(shard.reply(NOW, retain("back", "q", 9, 8)), Reply::Retained(REPLACED));
 }
 
 #[test]

@@ -178,6 +178,7 @@ mod tests {
             properties: Some(Properties { content_type: Some("t".to_owned()), ..Properties::default() }),
             expires_at_ms: 300,
             publisher: "p".to_owned(),
+            publisher_epoch: 0,
         };
         let record = message.encode_to_vec();
         let hex: String = record.iter().map(|byte| format!("{byte:02x}")).collect();

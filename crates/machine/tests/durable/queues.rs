@@ -241,7 +241,7 @@ fn what_an_outbox_publishes_again_reaches_each_destination_once() {
         origin: from(sequence),
         ..enqueue(message("a", &sequence.to_string()))
     };
-    let retain = Retain { message: Some(message("a", "r")), origin: from(2) };
+    let retain = Retain { message: Some(message("a", "r")), origin: from(2), ..Retain::default() };
     shard.reply(NOW, Command::Retain(retain));
     assert_eq!(
         shard.enqueues(part(true, &["$share/g/a"], 2)),
