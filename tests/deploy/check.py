@@ -319,6 +319,7 @@ def in_context(name, patterns):
 ELSEWHERE = {
     "node.name", "node.data_dir", "cluster.listen", "cluster.advertise", "cluster.peers", "cluster.bootstrap_expect",
     "cluster.shards", "http.bind", "http.token_file", "node.shutdown_grace", "mqtt.allow_anonymous", "auth.users_file",
+    "cluster.kubernetes_statefulset", "cluster.leave_grace",
 }
 
 # Values that are refused, and words of the reason.
