@@ -129,7 +129,8 @@ impl Broker {
     /// See [`AttachError`].
     pub async fn attach(&self, connect: &Connect) -> Result<Attached, AttachError> {
         let inner = &self.0;
-        if inner.cut_off.load(Ordering::Acquire) {
+        // The lease itself says first that it is back.
+        if inner.cut_off.load(Ordering::Acquire) && !inner.cluster.lease.is_valid() {
             // Some shards may have their quorum on this side; a client of theirs would be accepted and not served.
             inner.local.counters.attach_failed.add(1);
             return Err(AttachError::CutOff);

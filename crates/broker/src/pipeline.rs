@@ -319,13 +319,16 @@ impl<T> Pipeline<T> {
         let (node, incarnation, epoch) =
             (self.cluster.own.id, self.incarnation.unwrap_or_default(), self.epoch);
         let through = Through { node, incarnation, epoch };
-        let (cluster, counters, now_ms) = (&self.cluster, &self.local.counters, self.cluster.now_ms());
+        let (cluster, counters) = (&self.cluster, &self.local.counters);
         for pending in self.pending.iter_mut().skip(self.routed) {
             let (topic, handed) = match &pending.stage {
                 Stage::ToStore(message) => {
                     let (topic, receipt) = (message.topic(), Receipt::new(self.bell.clone()));
-                    let retained =
-                        cluster.retain(topic, || message.retained(now_ms, through), || receipt.ticket());
+                    let retained = cluster.retain(
+                        topic,
+                        || message.retained(cluster.now_ms(), through),
+                        || receipt.ticket(),
+                    );
                     let storing = retained.map(|()| {
                         counters.retained.add(1);
                         Stage::Storing(Arc::clone(message), receipt)
@@ -335,7 +338,7 @@ impl<T> Pipeline<T> {
                 Stage::ToDelay(delay) => {
                     let ((message, delayed), receipt) = (&**delay, Receipt::new(self.bell.clone()));
                     let shard = cluster.shard_of(&delayed.topic).ok_or(ShardError::Unavailable);
-                    let record = || message.delayed(delayed, now_ms);
+                    let record = || message.delayed(delayed, cluster.now_ms());
                     let kept = shard.and_then(|shard| cluster.delay(shard, record, || receipt.ticket()));
                     let delaying = kept.map(|()| {
                         counters.delayed.add(1);

@@ -83,16 +83,29 @@ pub(super) enum Command {
     Remove(RemoveArguments),
 }
 
+/// How long to wait for what a node was told to do.
+#[derive(Debug, Args)]
+struct Patience {
+    /// Do not wait until it is done
+    #[arg(long)]
+    no_wait: bool,
+    /// Seconds to wait at most; then it fails, and the node goes on
+    #[arg(long, value_name = "SECONDS", conflicts_with = "no_wait")]
+    timeout: Option<u64>,
+}
+
+impl Patience {
+    fn is_over(&self, began: Instant) -> bool {
+        self.timeout.is_some_and(|seconds| began.elapsed() >= Duration::from_secs(seconds))
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct LeaveArguments {
     /// Name or id of the node; without, the one at the first address of --http
     name: Option<String>,
-    /// Do not wait until it has left
-    #[arg(long)]
-    no_wait: bool,
-    /// Seconds to wait at most; then it fails, and the node goes on leaving
-    #[arg(long, value_name = "SECONDS", conflicts_with = "no_wait")]
-    timeout: Option<u64>,
+    #[command(flatten)]
+    patience: Patience,
     #[command(flatten)]
     target: Target,
 }
@@ -115,12 +128,8 @@ pub(super) struct DrainArguments {
     /// Also if no other node is up: clients have nowhere to go
     #[arg(long)]
     force: bool,
-    /// Do not wait until no client is left
-    #[arg(long)]
-    no_wait: bool,
-    /// Seconds to wait at most; then it fails, and the node goes on draining
-    #[arg(long, value_name = "SECONDS", conflicts_with = "no_wait")]
-    timeout: Option<u64>,
+    #[command(flatten)]
+    patience: Patience,
     #[command(flatten)]
     target: Target,
 }
@@ -155,16 +164,16 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
 }
 
 async fn leave(arguments: LeaveArguments) -> anyhow::Result<()> {
-    let LeaveArguments { name, no_wait, timeout, target } = arguments;
+    let LeaveArguments { name, patience, target } = arguments;
     let node = target.choose(name.as_deref()).await?;
     let leaving: Leaving = node.change("/api/v1/node/leave", &json!({})).await?;
-    if no_wait {
+    if patience.no_wait {
         return said(&target, &node.name, leaving, "is leaving");
     }
     let began = Instant::now();
     // It ends when it has left; what answers there then, if anything, is another node.
     while node.status().await.is_ok_and(|status| status.known.node.id == leaving.node) {
-        if timeout.is_some_and(|seconds| began.elapsed() >= Duration::from_secs(seconds)) {
+        if patience.is_over(began) {
             bail!(
                 "{} holds something still after {} s; it goes on leaving",
                 node.name,
@@ -187,13 +196,13 @@ fn said(target: &Target, name: &str, leaving: Leaving, what: &str) -> anyhow::Re
 }
 
 async fn drain(arguments: DrainArguments) -> anyhow::Result<()> {
-    let DrainArguments { name, for_good, force, no_wait, timeout, target } = arguments;
+    let DrainArguments { name, for_good, force, patience, target } = arguments;
     let node = target.choose(name.as_deref()).await?;
     let mut now: Drain = node.change("/api/v1/node/drain", &DrainRequest { for_good, force }).await?;
     let began = Instant::now();
     let mut told = began;
-    while now.state == DrainState::Draining && !no_wait {
-        if timeout.is_some_and(|seconds| began.elapsed() >= Duration::from_secs(seconds)) {
+    while now.state == DrainState::Draining && !patience.no_wait {
+        if patience.is_over(began) {
             let left = now.clients_left;
             bail!(
                 "{} has {left} clients left after {} s; it goes on draining",
