@@ -1,7 +1,7 @@
 //! Micro benchmarks of the replicated log on one node: proposals that are appended, synced and applied, alone and
 //! many at a time (group commit).
 //!
-//! On disk under the system's temporary directory, with fsync. Three nodes: `zwerm-raft`'s example `raft_cost`.
+//! On disk under the system's temporary directory, with fsync. Three nodes: `src/bin/raft_cost.rs`.
 
 #![expect(clippy::expect_used, reason = "a benchmark that cannot be set up has nothing to measure")]
 
@@ -12,26 +12,9 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
-use zwerm_raft::{Config, Group, GroupId, Host, Machine, MemoryNetwork, Role};
+use zwerm_benches::Nothing;
+use zwerm_raft::{Config, Group, GroupId, Host, MemoryNetwork, Role};
 use zwerm_store::{SledEngine, SyncMode};
-
-/// A machine that does nothing.
-struct Nothing;
-
-impl Machine for Nothing {
-    fn apply(&mut self, _index: u64, _command: Bytes) -> Bytes {
-        Bytes::new()
-    }
-    fn applied(&mut self, _index: u64) -> Result<(), String> {
-        Ok(())
-    }
-    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
-        Box::new(Vec::new)
-    }
-    fn restore(&mut self, _snapshot: Bytes, _index: u64) -> Result<(), String> {
-        Ok(())
-    }
-}
 
 /// Groups of one node, each led by it.
 async fn lead(dir: &std::path::Path, groups: u32) -> (Host, Vec<Group>) {

@@ -5,3 +5,6 @@
 //! in `src/bin/`, the micro benchmarks in `benches/`. Start at [`compare`].
 
 pub mod compare;
+mod nothing;
+
+pub use nothing::Nothing;

@@ -1,4 +1,4 @@
-//! Measures what Raft costs on this machine: `cargo run --release -p zwerm-raft --example raft_cost -- [DIR]`.
+//! Measures what Raft costs on this machine: `cargo run --release -p zwerm-benches --bin raft_cost -- [DIR]`.
 //!
 //! Three nodes in one process with 17 groups each (control and 16 shards), sled and `fdatasync` under DIR
 //! (default: the system's temporary directory). Prints the idle CPU of all three together, then proposals per
@@ -13,30 +13,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
-use zwerm_raft::{Config, Group, GroupId, Host, Machine, MemoryNetwork, Role};
+use zwerm_benches::Nothing;
+use zwerm_raft::{Config, Group, GroupId, Host, MemoryNetwork, Role};
 use zwerm_store::{SledEngine, SyncMode};
 
 const GROUPS: u32 = 17;
 const IDLE: Duration = Duration::from_secs(10);
 const LOAD: Duration = Duration::from_secs(4);
-
-/// A machine that does nothing.
-struct Nothing;
-
-impl Machine for Nothing {
-    fn apply(&mut self, _index: u64, _command: Bytes) -> Bytes {
-        Bytes::new()
-    }
-    fn applied(&mut self, _index: u64) -> Result<(), String> {
-        Ok(())
-    }
-    fn snapshot(&self) -> Box<dyn FnOnce() -> Vec<u8> + Send> {
-        Box::new(Vec::new)
-    }
-    fn restore(&mut self, _snapshot: Bytes, _index: u64) -> Result<(), String> {
-        Ok(())
-    }
-}
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> Result<(), Box<dyn Error>> {
