@@ -108,7 +108,7 @@ impl NodeControl for Scripted {
 
     fn set_replicas(&self, request: Replicas) -> Changed<'_, Replicas> {
         let refused = || ControlError::Refused("of an even number no more may fail".into());
-        Box::pin(async move { if request.replicas % 2 == 0 { Err(refused()) } else { Ok(request) } })
+        Box::pin(async move { if request.replicas.is_multiple_of(2) { Err(refused()) } else { Ok(request) } })
     }
 }
 

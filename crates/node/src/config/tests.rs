@@ -161,22 +161,26 @@ fn every_limit() -> LimitsConfig {
     }
 }
 
+fn every_key_of_cluster() -> ClusterConfig {
+    ClusterConfig {
+        listen: "0.0.0.0:7200".parse().unwrap(),
+        advertise: Some("pod-0.zwerm:7200".into()),
+        peers: vec!["pod-1.zwerm:7200".into(), "[::1]:7100".into()],
+        bootstrap_expect: 3,
+        shards: 4,
+        replicas: 5,
+        max_level: Some(1),
+        snapshot_entries: 500,
+        kubernetes_statefulset: Some("zwerm".into()),
+        leave_grace: 30,
+    }
+}
+
 /// What [`EVERY_KEY`] means.
 fn every_key() -> Config {
     Config {
         node: every_key_of_node(),
-        cluster: ClusterConfig {
-            listen: "0.0.0.0:7200".parse().unwrap(),
-            advertise: Some("pod-0.zwerm:7200".into()),
-            peers: vec!["pod-1.zwerm:7200".into(), "[::1]:7100".into()],
-            bootstrap_expect: 3,
-            shards: 4,
-            replicas: 5,
-            max_level: Some(1),
-            snapshot_entries: 500,
-            kubernetes_statefulset: Some("zwerm".into()),
-            leave_grace: 30,
-        },
+        cluster: every_key_of_cluster(),
         listeners: vec![
             ListenerConfig {
                 kind: ListenerKind::Wss,
