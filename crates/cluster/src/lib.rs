@@ -36,6 +36,7 @@ mod settled;
 mod shard_routes;
 mod shards;
 mod status;
+mod takeover;
 mod transport;
 
 pub use cluster::{Cluster, Local};

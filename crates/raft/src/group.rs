@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::async_runtime::WatchReceiver;
+use openraft::async_runtime::{Instant, WatchReceiver};
 use openraft::errors::{
     ClientWriteError, Fatal, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError,
     RaftError,
@@ -145,6 +145,14 @@ impl Group {
     /// The status, now and at every change.
     pub fn watch(&self) -> watch::Receiver<GroupStatus> {
         self.inner.status.clone()
+    }
+
+    /// Whether this node leads and has had an answer of `node` no longer ago than this.
+    pub fn has_heard(&self, node: NodeId, within: Duration) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let heard = metrics.heartbeat.as_ref().and_then(|heard| *heard.get(&node)?);
+        heard.is_some_and(|at| at.elapsed() <= within)
     }
 
     /// Hands leadership to `to` and returns when this node has stopped to lead.

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use zwerm_raft::GroupId;
 use zwerm_wire::TopicFilter;
 
-use super::calls::{CLUSTER_KEY, MAX_MESSAGE, NODE_KEY, TARGET_KEY};
+use super::calls::{CLUSTER_KEY, INCARNATION_KEY, MAX_MESSAGE, NODE_KEY, TARGET_KEY};
 use super::proto::peer_server::{Peer, PeerServer};
 use super::proto::propose_reply::Outcome;
 use super::proto::{
@@ -165,7 +165,9 @@ impl Peer for Service {
         let incarnation = shared.own.incarnation();
         let acks =
             accept_lane(&shared.inbound, shared.local.as_ref(), from, incarnation, request.into_inner());
-        Ok(Response::new(acks))
+        let mut response: Response<Self::ForwardStream> = Response::new(acks);
+        response.metadata_mut().insert(INCARNATION_KEY, incarnation.into());
+        Ok(response)
     }
 
     type RetainedStream = Replies<RetainedBatch>;
@@ -212,9 +214,7 @@ impl Peer for Service {
 
     async fn kick(&self, request: Request<KickRequest>) -> Result<Response<KickReply>, Status> {
         self.caller(request.metadata())?;
-        let KickRequest { client_id, epoch, .. } = request.into_inner();
-        self.shared.local.kick(&client_id, epoch);
-        Ok(Response::new(KickReply {}))
+        Ok(Response::new(self.shared.kicked(request.into_inner()).await))
     }
 }
 

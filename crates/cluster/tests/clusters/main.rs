@@ -19,3 +19,4 @@ mod queues;
 mod recorder;
 mod retained;
 mod shard_routes;
+mod takeovers;

@@ -61,12 +61,12 @@ async fn a_takeover_names_the_owner_before_it_whom_a_kick_reaches() {
     let previous = second.previous.unwrap();
     assert_eq!((previous.node, previous.epoch, previous.connected), (1, first.epoch, true));
 
-    world.cluster(2).kick(1, previous.incarnation, "c".to_owned(), second.epoch);
+    drop(world.cluster(2).take_over((1, previous.incarnation), "c", second.epoch));
     let kicked = ("c".to_owned(), second.epoch);
     until("the kick arrives", || *world.recorder(1).kicks.lock() == [kicked.clone()]).await;
 
     // The owner before may have claimed as an incarnation that is not known everywhere yet.
-    world.cluster(3).kick(1, previous.incarnation + 1, "d".to_owned(), 9);
+    drop(world.cluster(3).take_over((1, previous.incarnation + 1), "d", 9));
     until("the kick arrives", || world.recorder(1).kicks.lock().contains(&("d".to_owned(), 9))).await;
 
     release(&world, 1, "c", first.epoch, true).await;
