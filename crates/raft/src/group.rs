@@ -219,6 +219,16 @@ impl Group {
         self.inner.raft.trigger().snapshot().await.map_err(|error| closed(&error))
     }
 
+    #[cfg(test)]
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.inner.raft
+    }
+
+    /// One round of the pulse.
+    pub(crate) async fn beat(&self) {
+        self.inner.server.beat().round(&self.inner.raft).await;
+    }
+
     pub(crate) async fn handle(&self, request: Bytes) -> Result<Bytes, HandleError> {
         self.inner.server.handle(request).await
     }

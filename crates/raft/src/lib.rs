@@ -5,7 +5,7 @@
 //!
 //! Start at [`Host`]: it opens a [`Group`] per state machine; a `Group` proposes commands and shows its
 //! [`GroupStatus`]. All groups of a host share one log writer thread, so that appends which wait at the same
-//! time share one `fdatasync`.
+//! time share one `fdatasync`, and one timer (`pulse.rs`), so that a group that has nothing to do costs little.
 
 mod config;
 mod consensus;
@@ -19,6 +19,7 @@ mod machine;
 mod network;
 mod peer;
 mod proto;
+mod pulse;
 mod record;
 mod records;
 mod replica;

@@ -2,6 +2,7 @@
 
 mod archive;
 mod fixture;
+mod pulse;
 mod records;
 mod toll;
 

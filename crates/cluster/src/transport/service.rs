@@ -16,6 +16,7 @@ use zwerm_raft::GroupId;
 use zwerm_wire::TopicFilter;
 
 use super::calls::{CLUSTER_KEY, INCARNATION_KEY, MAX_MESSAGE, NODE_KEY, TARGET_KEY};
+use super::gathered::Gathered;
 use super::proto::peer_server::{Peer, PeerServer};
 use super::proto::propose_reply::Outcome;
 use super::proto::{
@@ -129,7 +130,7 @@ impl Peer for Service {
             }
         };
         let answers = futures::StreamExt::buffer_unordered(calls.map(answer), RAFT_IN_FLIGHT);
-        Ok(Response::new(Box::pin(answers)))
+        Ok(Response::new(Box::pin(Gathered::new(answers))))
     }
 
     type LeaseStream = Replies<Grant>;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -209,6 +210,14 @@ impl Cluster {
             }
         };
         soon("the host lets go of its engine", released).await;
+    }
+
+    /// Where a node on sled has its data.
+    pub(super) fn directory(&self, node: NodeId) -> &Path {
+        match &self.disks[&node] {
+            Disk::Sled(dir) => dir.path(),
+            Disk::Memory(_) => panic!("node {node} has no directory"),
+        }
     }
 
     pub(super) fn engine(&self, node: NodeId) -> &Arc<dyn Engine> {
