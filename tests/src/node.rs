@@ -140,6 +140,11 @@ impl Node {
         self.dir.join("zwerm.toml")
     }
 
+    /// Other keys from the next start on, each as `section.key=value`.
+    pub fn set(&mut self, settings: &[&str]) {
+        self.settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+    }
+
     /// Starts the process; its output is appended to the node's log.
     ///
     /// # Errors

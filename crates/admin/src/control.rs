@@ -26,6 +26,9 @@ pub trait NodeControl: Send + Sync + 'static {
 
     /// Has the cluster replace a node that is dead; does not wait for that.
     fn remove(&self, request: RemoveRequest) -> Changed<'_, Leaving>;
+
+    /// Has shards be held by more or fewer nodes; does not wait until they are.
+    fn set_replicas(&self, request: Replicas) -> Changed<'_, Replicas>;
 }
 
 /// Why a change was not made.
@@ -56,6 +59,14 @@ pub struct DrainRequest {
 pub struct RemoveRequest {
     /// The node that is dead, which any other may be asked to remove.
     pub node: NodeId,
+}
+
+/// How many replicas shards are to have: the body of `POST /api/v1/cluster/replicas`, and its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replicas {
+    /// 1, 3, 5 or 7; shards have as many as there are nodes, if these are fewer.
+    pub replicas: u32,
 }
 
 /// A node that is taken out of its cluster.

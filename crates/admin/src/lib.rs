@@ -14,14 +14,14 @@ mod status;
 mod view;
 
 pub use control::{
-    Changed, ControlError, Drain, DrainRequest, DrainState, Leaving, NodeControl, RemoveRequest,
+    Changed, ControlError, Drain, DrainRequest, DrainState, Leaving, NodeControl, RemoveRequest, Replicas,
 };
 pub use exposition::{Buckets, Exposition};
 pub use guard::{Guard, TokenError, read_token};
 pub use rates::RateWindow;
 pub use server::{Node, Server, ServerError};
 pub use status::{
-    GroupRow, GroupState, Lag, NodeId, NodeRow, NodeState, NodeStatus, Rates, Readiness, Sessions, Status,
-    Storage, ThisNode, Totals, VoterRole,
+    GroupRow, GroupState, Lag, Levels, NodeId, NodeRow, NodeState, NodeStatus, Rates, Readiness, Sessions,
+    Status, Storage, ThisNode, Totals, VoterRole,
 };
 pub use view::NodeView;

@@ -27,7 +27,7 @@ pub(crate) struct Shared {
 }
 
 /// Every path that this port answers, for the 404.
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 10] = [
     "/healthz",
     "/readyz",
     "/metrics",
@@ -36,6 +36,7 @@ const PATHS: [&str; 9] = [
     "/api/v1/node/undrain",
     "/api/v1/node/leave",
     "/api/v1/node/remove",
+    "/api/v1/cluster/replicas",
     "/api/v1/openapi.json",
 ];
 
@@ -52,6 +53,7 @@ pub(crate) fn router(shared: Shared) -> Router {
         .route("/api/v1/node/undrain", post(undrain))
         .route("/api/v1/node/leave", post(leave))
         .route("/api/v1/node/remove", post(remove))
+        .route("/api/v1/cluster/replicas", post(set_replicas))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .route_layer(from_fn_with_state(shared.clone(), guarded));
     Router::new()
@@ -100,7 +102,8 @@ async fn not_found(uri: Uri) -> Response {
 
 /// What a path takes besides OPTIONS, which none does.
 async fn method_not_allowed(uri: Uri) -> Response {
-    let is_change = uri.path().starts_with("/api/v1/node/");
+    let is_change =
+        ["/api/v1/node/", "/api/v1/cluster/"].iter().any(|changes| uri.path().starts_with(changes));
     let methods: &[&str] = if is_change { &["POST"] } else { &["GET", "HEAD"] };
     let body = json!({ "error": "method not allowed", "path": uri.path(), "methods": methods });
     (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, methods.join(", "))], Json(body)).into_response()
@@ -151,6 +154,13 @@ async fn leave(State(shared): State<Shared>) -> Response {
 async fn remove(State(shared): State<Shared>, body: Bytes) -> Response {
     match serde_json::from_slice(&body) {
         Ok(request) => answer(shared.node.control.remove(request)).await,
+        Err(error) => not_understood(&error),
+    }
+}
+
+async fn set_replicas(State(shared): State<Shared>, body: Bytes) -> Response {
+    match serde_json::from_slice(&body) {
+        Ok(request) => answer(shared.node.control.set_replicas(request)).await,
         Err(error) => not_understood(&error),
     }
 }

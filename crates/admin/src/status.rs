@@ -63,6 +63,12 @@ pub struct NodeStatus {
     pub readiness: Readiness,
     /// Whether it sends them away.
     pub drain: Drain,
+    /// What its cluster can, and what it could.
+    #[serde(default)]
+    pub levels: Levels,
+    /// How many replicas shards are to have; 0 until the cluster is formed.
+    #[serde(default)]
+    pub replicas: u32,
     /// All nodes of the cluster, itself included, by name.
     pub nodes: Vec<NodeRow>,
     /// The Raft groups that this node hosts.
@@ -86,6 +92,19 @@ pub struct ThisNode {
     pub incarnation: u64,
     /// Seconds since this start.
     pub uptime_s: u64,
+}
+
+/// Feature levels: what nodes of several versions can together.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Levels {
+    /// Of the cluster; 0 until it is formed. It rises by itself when all nodes can more, and never falls.
+    pub cluster: u32,
+    /// The oldest that the node that answers can.
+    pub oldest: u32,
+    /// The newest that it can.
+    pub newest: u32,
+    /// Names of the nodes without which the cluster would be at `newest`.
+    pub held_back_by: Vec<String>,
 }
 
 /// The answer of `/readyz`.
@@ -145,6 +164,9 @@ pub struct NodeRow {
     /// It gives up what it holds, and is no member then.
     #[serde(default)]
     pub leaving: bool,
+    /// The newest feature level that its program can, as it said last; 0: not said.
+    #[serde(default)]
+    pub newest_level: u32,
     /// Since when it is in this state: milliseconds since 1970.
     pub since_ms: u64,
     /// `host:port` for other nodes.

@@ -27,6 +27,8 @@ impl NodeView for Scripted {
             node: ThisNode { id: NodeId(u64::MAX), name: "node-1".into(), incarnation: 3, uptime_s: 9 },
             readiness: self.readiness(),
             drain: Drain { state: DrainState::Draining, for_good: false, clients_left: 2, groups_led: 1 },
+            levels: Levels { cluster: 1, oldest: 1, newest: 2, held_back_by: vec!["node-3".into()] },
+            replicas: 3,
             nodes: vec![NodeRow {
                 id: NodeId(1),
                 name: "node-1".into(),
@@ -35,6 +37,7 @@ impl NodeView for Scripted {
                 incarnation: 3,
                 draining: true,
                 leaving: false,
+                newest_level: 2,
                 since_ms: 1,
                 cluster_addr: "127.0.0.1:7100".into(),
                 mqtt_addr: "127.0.0.1:1883".into(),
@@ -101,6 +104,11 @@ impl NodeControl for Scripted {
         let is_up = request.node == NodeId(1);
         let refused = || ControlError::Refused("it is up".into());
         Box::pin(async move { if is_up { Err(refused()) } else { Ok(Leaving { node: request.node }) } })
+    }
+
+    fn set_replicas(&self, request: Replicas) -> Changed<'_, Replicas> {
+        let refused = || ControlError::Refused("of an even number no more may fail".into());
+        Box::pin(async move { if request.replicas % 2 == 0 { Err(refused()) } else { Ok(request) } })
     }
 }
 
@@ -345,6 +353,22 @@ async fn a_node_leaves_and_a_dead_one_is_removed() {
         let (code, _) = node.post("/api/v1/node/remove", &[], wrong).await;
         assert_eq!(code, StatusCode::BAD_REQUEST, "{wrong}");
     }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn the_number_of_replicas_is_changed_or_a_refusal_says_why() {
+    let node = running().await;
+    let path = "/api/v1/cluster/replicas";
+    let (code, said) = node.post(path, &[], r#"{"replicas":5}"#).await;
+    assert_eq!((code, &said["replicas"]), (StatusCode::OK, &5.into()));
+    let (code, said) = node.post(path, &[], r#"{"replicas":4}"#).await;
+    assert_eq!((code, &said["error"]), (StatusCode::CONFLICT, &"of an even number no more may fail".into()));
+    for wrong in ["", "{}", r#"{"replicas":-1}"#, r#"{"replicas":3,"shards":1}"#] {
+        assert_eq!(node.post(path, &[], wrong).await.0, StatusCode::BAD_REQUEST, "{wrong}");
+    }
+    let (code, _, body) = node.request("GET", path).await;
+    assert!(code == StatusCode::METHOD_NOT_ALLOWED && body.contains("\"POST\""), "{body}");
     node.stop().await;
 }
 

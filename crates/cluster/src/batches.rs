@@ -55,6 +55,7 @@ async fn propose_batch(shared: &Arc<Shared>, shard: u32, jobs: Vec<Job>, sequenc
         producer_node: shared.own.id,
         producer_incarnation: shared.own.boot_incarnation,
         sequence,
+        level: 0,
     };
     let request =
         ProposeRequest { group: group_of(shard).0, command: batch.encode_to_vec().into(), barrier: false };

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zwerm_machine::Control;
+use zwerm_machine::level::said;
 use zwerm_machine::records::Node;
 use zwerm_raft::{Group, GroupId, Host, Network, NetworkError};
 use zwerm_store::Engine;
@@ -28,6 +29,7 @@ use crate::forward::{Body, Doubtful, Doubts, Inbound, InboundState, Record, sett
 use crate::leadership;
 use crate::leaving;
 use crate::ledger::CONTROL;
+use crate::levels::{self, Failure, Gate};
 use crate::members;
 use crate::overseer::{self, Overseer};
 use crate::placement::shard_of;
@@ -104,8 +106,10 @@ pub struct Shared {
     tasks: TaskTracker,
     /// No lease is kept any more.
     pub(crate) leaving: CancellationToken,
-    /// A group of this node ended by itself.
+    /// A group of this node ended by itself, or its program is not enough.
     pub(crate) broken: CancellationToken,
+    /// What this program can.
+    pub(crate) gate: Gate,
     /// This node holds nothing any more and belongs to the cluster no longer.
     pub(crate) departed: CancellationToken,
     stop: CancellationToken,
@@ -160,9 +164,12 @@ impl Cluster {
         local: Arc<dyn Local>,
     ) -> Result<(Self, mpsc::Receiver<OutboxMessage>), StartError> {
         let known = formation::load(engine.as_ref())?;
+        if let Some(formation) = &known {
+            levels::check(config.levels, said(formation.level))?;
+        }
         let own = Arc::new(Own::new(config.id, config.name.clone(), config.start));
         let cluster_id: Arc<OnceLock<String>> = Arc::default();
-        let peers = Peers::new(own.id, Arc::clone(&cluster_id), dial);
+        let peers = Peers::new((own.id, config.levels.newest), Arc::clone(&cluster_id), dial);
         let network = Arc::new(RaftNetwork(peers.clone()));
         let host = Host::start(own.id, config.raft.clone(), Arc::clone(&engine), network).await?;
         let tasks = TaskTracker::new();
@@ -171,6 +178,8 @@ impl Cluster {
         let (routes, route_queue) = RouteClient::new();
         let (barrier, barrier_queue) = Barrier::new();
         let (outbox, outbox_messages) = mpsc::channel(OUTBOX);
+        let broken = CancellationToken::new();
+        let gate = Gate::new(config.levels, broken.clone());
         let shared = Arc::new(Shared {
             config,
             own,
@@ -202,7 +211,8 @@ impl Cluster {
             outbox,
             tasks,
             leaving: CancellationToken::new(),
-            broken: CancellationToken::new(),
+            broken,
+            gate,
             departed: CancellationToken::new(),
             stop: CancellationToken::new(),
         });
@@ -256,10 +266,12 @@ impl Cluster {
         &self.0
     }
 
-    /// Resolves when this node cannot take part any more: its disk refused what it had to keep. What it has
-    /// acknowledged is safe with the others; it must end, and be started again when the disk is well.
-    pub async fn failed(&self) {
+    /// Resolves when this node cannot take part any more: its disk refused what it had to keep, or the cluster can more
+    /// than its program. What it has acknowledged is safe with the others; it must end, and be started again when the
+    /// disk is well, or with another program.
+    pub async fn failed(&self) -> Failure {
         self.broken.cancelled().await;
+        self.gate.failure()
     }
 
     /// Resolves when this node has given up everything that it held and is to end, because it was told to leave; or
@@ -297,6 +309,7 @@ fn spawn_tasks(
     each(|shared| Box::pin(async move { leadership::open_groups(&shared).await }));
     each(|shared| Box::pin(async move { members::tend_members(&shared).await }));
     each(|shared| Box::pin(async move { leaving::await_departure(&shared).await }));
+    each(|shared| Box::pin(async move { levels::keep_level(&shared).await }));
     each(|shared| Box::pin(async move { leadership::yield_while_draining(&shared).await }));
     each(|shared| Box::pin(async move { exclusive::keep_sweeping(&shared).await }));
     let publisher = Arc::clone(shared);
@@ -358,6 +371,9 @@ impl Shared {
             removed: false,
             known: Vec::new(),
             draining: self.own.is_draining(),
+            oldest_level: self.config.levels.oldest,
+            newest_level: self.config.levels.newest,
+            level: self.level(),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use zwerm_machine::level::Levels;
+
 use crate::forward::LaneLimits;
 use crate::{LeaseConfig, NodeId};
 
@@ -29,6 +31,10 @@ pub struct Config {
     pub bootstrap_expect: usize,
     /// Shards of a new cluster.
     pub shards: u32,
+    /// Replicas of a shard of a new cluster: 1, 3, 5 or 7.
+    pub replicas: u32,
+    /// The feature levels that this node can.
+    pub levels: Levels,
     /// Raft timing.
     pub raft: zwerm_raft::Config,
     /// Lease timing.
@@ -48,6 +54,8 @@ impl std::fmt::Debug for Config {
             .field("peers", &self.peers)
             .field("bootstrap_expect", &self.bootstrap_expect)
             .field("shards", &self.shards)
+            .field("replicas", &self.replicas)
+            .field("levels", &self.levels)
             .finish_non_exhaustive()
     }
 }

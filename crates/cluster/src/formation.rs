@@ -13,6 +13,7 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::time::Instant;
+use zwerm_machine::level::{Level, said};
 use zwerm_raft::DiskWork;
 use zwerm_store::keyspace::{Formation as FormationSpace, KeySpace};
 use zwerm_store::{Batch, Engine, StoreError};
@@ -20,6 +21,7 @@ use zwerm_store::{Batch, Engine, StoreError};
 use crate::NodeId;
 use crate::cluster::Shared;
 use crate::joining::ask_to_join;
+use crate::levels;
 use crate::transport::proto::{Formation, Introduction};
 
 const FORMAT: u8 = 1;
@@ -61,6 +63,15 @@ pub(crate) fn load(engine: &dyn Engine) -> Result<Option<Formation>, StoreError>
         Some((version, _)) => Err(StoreError::Damaged(format!("the formation record has version {version}"))),
         None => Err(StoreError::Damaged("the formation record is empty".to_owned())),
     }
+}
+
+/// Notes on the volume which level the cluster of a formation has.
+///
+/// # Errors
+/// What the disk says.
+pub(crate) async fn note_level(shared: &Shared, formation: &Formation, level: Level) -> Result<(), String> {
+    let formation = Formation { level, ..formation.clone() };
+    save(Arc::clone(&shared.engine), &shared.config.raft.disk_work, &formation).await
 }
 
 async fn save(engine: Arc<dyn Engine>, disk_work: &DiskWork, formation: &Formation) -> Result<(), String> {
@@ -142,6 +153,9 @@ async fn greet(shared: &Shared, address: &str) -> bool {
             if introduction.removed && same_cluster {
                 shared.departed.cancel();
             }
+            if same_cluster {
+                shared.gate.hear(introduction.level);
+            }
             for other in introduction.known.iter().filter(|_| same_cluster) {
                 shared.peers.learn(other.id, other.incarnation, &other.cluster_addr);
             }
@@ -193,9 +207,13 @@ async fn try_form(shared: &Shared, round: usize, is_alone: bool) -> String {
     if fresh.first().map(|node| node.id) != Some(shared.own.id) {
         return "all nodes are here; the one with the smallest id forms the cluster".to_owned();
     }
+    let (shards, replicas) = (shared.config.shards, shared.config.replicas);
+    let level = match levels::beginning(&fresh, replicas) {
+        Ok(level) => level,
+        Err(reason) => return reason,
+    };
     let cluster_id = format!("{:032x}", rand::random::<u128>());
-    let shards = shared.config.shards;
-    let formation = Formation { cluster_id, members: fresh, shards, joined: false };
+    let formation = Formation { cluster_id, members: fresh, shards, joined: false, level, replicas };
     match shared.accept(formation).await {
         Ok(()) => "forming the cluster".to_owned(),
         Err(reason) => format!("cannot form the cluster: {reason}"),
@@ -284,6 +302,7 @@ impl Shared {
         if !formation.joined && !formation.members.iter().any(|member| member.id == self.own.id) {
             return Err("this node is not among the members".to_owned());
         }
+        levels::check(self.config.levels, said(formation.level)).map_err(|error| error.to_string())?;
         save(Arc::clone(&self.engine), &self.config.raft.disk_work, &formation).await?;
         tracing::info!(
             cluster = formation.cluster_id,
@@ -293,5 +312,54 @@ impl Shared {
         );
         self.adopt(formation);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zwerm_store::MemoryEngine;
+
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    async fn saved(formation: &Formation) -> (Arc<MemoryEngine>, String) {
+        let engine = Arc::new(MemoryEngine::new());
+        let work = DiskWork::Inline(Arc::new(|| Duration::ZERO));
+        save(Arc::<MemoryEngine>::clone(&engine), &work, formation).await.unwrap();
+        let bytes = engine.get(&FormationSpace::key(())).unwrap().unwrap();
+        (engine, hex(&bytes))
+    }
+
+    #[tokio::test]
+    async fn the_bytes_of_a_formation_are_frozen_and_read_back() {
+        let node = Introduction { id: 300, name: "n".into(), ..Introduction::default() };
+        let before = Formation {
+            cluster_id: "c".into(),
+            members: vec![node],
+            shards: 16,
+            joined: true,
+            ..Formation::default()
+        };
+        let level_2 = Formation { level: 2, replicas: 5, ..before.clone() };
+        let bytes = "010a0163120608ac0212016e18102001";
+        for (formation, bytes) in [(before, bytes.to_owned()), (level_2, format!("{bytes}28023005"))] {
+            let (engine, found) = saved(&formation).await;
+            assert_eq!(found, bytes);
+            assert_eq!(load(engine.as_ref()).unwrap(), Some(formation));
+        }
+    }
+
+    #[test]
+    fn a_formation_of_another_version_is_refused() {
+        for bad in [&[][..], &[2, 0x0a], &[1, 0x0a]] {
+            let engine = MemoryEngine::new();
+            let mut batch = Batch::new();
+            batch.put(FormationSpace::key(()), Bytes::copy_from_slice(bad));
+            engine.commit(batch).unwrap();
+            assert!(matches!(load(&engine), Err(StoreError::Damaged(_))), "{bad:?}");
+        }
     }
 }

@@ -7,12 +7,14 @@
 //! [`ask_to_join`]; [`Shared::join`] is the other side.
 
 use prost::Message as _;
+use zwerm_machine::level::said;
 use zwerm_machine::records::{ControlCommand, ControlReply, Join, Node, Refusal};
 use zwerm_machine::records::{control_command::Command, control_reply::Reply};
 
 use crate::NodeId;
 use crate::cluster::Shared;
 use crate::ledger::{CONTROL, control_request};
+use crate::levels;
 use crate::overseer::node_of;
 use crate::transport::proto::propose_reply::Outcome;
 use crate::transport::proto::{Formation, Introduction, JoinReply, JoinRequest};
@@ -23,6 +25,11 @@ const VERSION: u32 = 1;
 /// Asks a member once. Returns where it stands, for people.
 pub(crate) async fn ask_to_join(shared: &Shared, member: &Introduction) -> String {
     let cluster = &member.cluster_id;
+    if member.level > 0
+        && let Err(error) = levels::check(shared.config.levels, member.level)
+    {
+        return format!("cannot join cluster {cluster}: {error}");
+    }
     let request = JoinRequest { node: Some(shared.introduction()), version: VERSION, forwarded: false };
     let reply = match shared.peers.join(member.id, request).await {
         Ok(reply) => reply,
@@ -66,6 +73,14 @@ impl Shared {
         }
         const LEADERLESS: &str =
             "its control group has no leader that answers; a majority of its voters must be up";
+        if said(node.newest_level) < self.level() {
+            return refused(format!(
+                "the cluster is at feature level {}, and the node can no more than {}; start it with the version of zwerm \
+                 that the other nodes have, and without cluster.max_level",
+                self.level(),
+                said(node.newest_level)
+            ));
+        }
         let Some(leader) = self.leader_of(CONTROL) else { return later(LEADERLESS) };
         if leader == self.own.id {
             self.meet(node.clone());
@@ -85,7 +100,7 @@ impl Shared {
     /// Makes a node a member, as the leader of the control group.
     async fn take_in(&self, node: &Introduction, formation: &Formation) -> JoinReply {
         let command = Command::Join(Join { node: Some(node_of(node)) });
-        let command = ControlCommand { command: Some(command), at_ms: 0 };
+        let command = ControlCommand::from(command);
         let reply = match self.propose_here(control_request(&command, false)).await {
             Ok(reply) if reply.outcome() == Outcome::Committed => reply.reply,
             Ok(_) => return later("the control group is changing its leader"),
@@ -102,6 +117,8 @@ impl Shared {
             members: control.nodes().map(introduction_of).collect(),
             shards: control.shards(),
             joined: true,
+            level: control.level(),
+            replicas: 0,
         };
         JoinReply { formation: Some(formation), ..JoinReply::default() }
     }
@@ -120,6 +137,7 @@ impl Shared {
             Refusal::Removed => {
                 refused("a node with this id was removed; start it with an empty data directory")
             }
+            Refusal::Level => later("the feature level of the cluster is rising"),
             Refusal::NotFormed => later("the cluster is being formed"),
             Refusal::Limit => refused("the cluster has as many nodes as it can have, or a name is too long"),
             other => refused(format!("{other:?}")),
@@ -159,6 +177,7 @@ fn introduction_of(node: &Node) -> Introduction {
         cluster_addr: node.cluster_addr.clone(),
         mqtt_addr: node.mqtt_addr.clone(),
         http_addr: node.http_addr.clone(),
+        newest_level: node.newest_level,
         ..Introduction::default()
     }
 }

@@ -82,7 +82,12 @@ pub(crate) async fn open_groups(shared: &Arc<Shared>) {
         settled.follow(control, index);
         lease.follow(control, &own);
     };
-    let replica = ControlReplica::new(Arc::clone(&shared.control), Box::new(before), Box::new(after));
+    let replica = ControlReplica::new(
+        shared.gate.clone(),
+        Arc::clone(&shared.control),
+        Box::new(before),
+        Box::new(after),
+    );
     let voters = founding_voters(formation);
     open(shared, CONTROL, (Box::new(replica), Standing::Voter), voters, CancellationToken::new()).await;
     hold_shards(shared).await;
@@ -102,7 +107,7 @@ pub(crate) async fn open_shard(shared: &Arc<Shared>, placement: &Placement) -> C
     let (id, engine) = (group_of(shard), || Arc::clone(&shared.engine));
     let messages = MessageStore::new(id, engine(), shared.config.raft.disk_work.clone());
     let view = Arc::new(ShardView::new(messages));
-    let replica = ShardReplica::new(id, engine(), Arc::clone(&view));
+    let replica = ShardReplica::new(shared.gate.clone(), id, engine(), Arc::clone(&view));
     // Who comes later is told by the leader who votes.
     let founders = if placement.moved { &[][..] } else { &placement.voters };
     let (founders, watching) = (founders.iter().copied().collect(), CancellationToken::new());
@@ -191,7 +196,7 @@ pub(crate) async fn hand_over(shared: &Shared) {
         return;
     }
     let farewell = NodeDown { id: shared.own.id, incarnation: shared.own.incarnation() };
-    let command = ControlCommand { command: Some(Command::NodeDown(farewell)), at_ms: 0 };
+    let command = ControlCommand::from(Command::NodeDown(farewell));
     let said = tokio::time::timeout(FAREWELL, shared.propose(control_request(&command, false))).await;
     if said.is_err() {
         tracing::info!("stopping without a quorum: the others will find out");
@@ -267,9 +272,15 @@ mod tests {
             ..Node::default()
         };
         let placement = vec![Placement { shard: 0, voters: vec![1, 2, 3], ..Placement::default() }];
-        let form = Form { cluster_id: "c".into(), nodes: (1..=4).map(node).collect(), shards: 1, placement };
+        let form = Form {
+            cluster_id: "c".into(),
+            nodes: (1..=4).map(node).collect(),
+            shards: 1,
+            placement,
+            ..Form::default()
+        };
         let mut control = Control::new();
-        control.apply(&ControlCommand { command: Some(Command::Form(form)), at_ms: 1 });
+        control.apply(&ControlCommand { at_ms: 1, ..ControlCommand::from(Command::Form(form)) });
         control
     }
 

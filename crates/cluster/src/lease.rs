@@ -361,14 +361,15 @@ mod tests {
         let node = Node { id: 1, incarnation: own.incarnation(), up: true, ..Node::default() };
         let placement =
             vec![zwerm_machine::records::Placement { shard: 0, voters: vec![1], ..Default::default() }];
-        let form = Form { cluster_id: "c".into(), nodes: vec![node], shards: 1, placement };
+        let form =
+            Form { cluster_id: "c".into(), nodes: vec![node], shards: 1, placement, ..Form::default() };
         let mut control = Control::new();
         apply(&mut control, Command::Form(form));
         (control, own)
     }
 
     fn apply(control: &mut Control, command: Command) {
-        control.apply(&ControlCommand { command: Some(command), at_ms: 1 });
+        control.apply(&ControlCommand { at_ms: 1, ..ControlCommand::from(command) });
     }
 
     #[tokio::test(start_paused = true)]

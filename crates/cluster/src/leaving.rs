@@ -17,7 +17,7 @@ use crate::ledger::control_request;
 use crate::{Cluster, NodeId};
 
 /// How long it is tried to ask the control group.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a node is not taken out.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -73,7 +73,7 @@ impl Cluster {
             return Err(LeaveError::UnknownNode(id));
         }
         check_who_stays(&control, id)?;
-        let command = ControlCommand { command: Some(Command::Leave(Leave { id, dead })), at_ms: 0 };
+        let command = ControlCommand::from(Command::Leave(Leave { id, dead }));
         let proposed = tokio::time::timeout(PATIENCE, self.propose(control_request(&command, false))).await;
         let reply = proposed.map_err(|_| LeaveError::Unavailable)?;
         match ControlReply::decode(reply).ok().and_then(|reply| reply.reply) {

@@ -9,7 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use thiserror::Error;
-use zwerm_machine::records::{ControlCommand, ShardBatch};
+use zwerm_machine::level::Level;
+use zwerm_machine::records::control_command::Command;
+use zwerm_machine::records::control_reply::Reply;
+use zwerm_machine::records::{
+    ControlCommand, ControlReply, Ignored, Refusal, ShardBatch, ShardReplies, ShardReply, shard_reply,
+};
 use zwerm_raft::{GroupId, ProposeError, Proposed};
 
 use crate::NodeId;
@@ -73,7 +78,7 @@ impl Search {
 }
 
 impl Shared {
-    /// Proposes until it is committed. The reply is what the state machine answered.
+    /// Proposes until it is committed, or refused. The reply is what the state machine answered, or would have.
     ///
     /// # Cancel safety
     /// Dropping it leaves the outcome unknown.
@@ -86,7 +91,9 @@ impl Shared {
                 None => Err(Unproposed("no member of the group is known yet".to_owned())),
             };
             match outcome {
-                Ok(reply) if reply.outcome() == Outcome::Committed => return reply.reply,
+                Ok(reply) if matches!(reply.outcome(), Outcome::Committed | Outcome::Refused) => {
+                    return reply.reply;
+                }
                 Ok(reply) if reply.outcome() == Outcome::NotLeader && reply.leader != 0 => {
                     search.hint = Some(reply.leader);
                 }
@@ -125,7 +132,13 @@ impl Shared {
         let proposed = if request.command.is_empty() {
             group.linearize().await.map(|index| Proposed { index, reply: Bytes::new() })
         } else {
-            group.propose(self.stamp(id, request.command)?).await
+            match self.stamp(id, request.command)? {
+                Ok(command) => group.propose(command).await,
+                Err(reply) => {
+                    let outcome = Outcome::Refused.into();
+                    return Ok(ProposeReply { outcome, leader: self.own.id, reply });
+                }
+            }
         };
         let proposed = match proposed {
             Ok(proposed) => proposed,
@@ -138,19 +151,39 @@ impl Shared {
         Ok(ProposeReply { outcome: Outcome::Committed.into(), leader: self.own.id, reply: proposed.reply })
     }
 
-    /// Time enters the replicated state here, and only here.
-    fn stamp(&self, group: GroupId, command: Bytes) -> Result<Bytes, Unproposed> {
+    /// Time enters the replicated state here, and only here; so does the level that a command needs. Nothing passes that
+    /// this program does not know, or that some node does not: the inner error is the answer then.
+    fn stamp(&self, group: GroupId, command: Bytes) -> Result<Result<Bytes, Bytes>, Unproposed> {
         let malformed = |error: prost::DecodeError| Unproposed(format!("a malformed command: {error}"));
+        let unknown = || Unproposed("a command that this version of zwerm does not know".to_owned());
         let now_ms = self.now_ms();
+        let stamped = |level: Level| if level > 1 { level } else { 0 };
         if group == CONTROL {
             let command = ControlCommand::decode(command).map_err(malformed)?;
-            return Ok(ControlCommand { at_ms: now_ms, ..command }.encode_to_vec().into());
+            let needs = command.needs().ok_or_else(unknown)?;
+            // These two bring the level themselves.
+            let brings_it = matches!(command.command, Some(Command::Form(_) | Command::RaiseLevel(_)));
+            let level = if brings_it { self.gate.levels().newest } else { self.control.level() };
+            if needs > level {
+                let reply = Reply::Ignored(Ignored { reason: Refusal::Level.into() });
+                return Ok(Err(ControlReply { reply: Some(reply) }.encode_to_vec().into()));
+            }
+            let command = ControlCommand { at_ms: now_ms, level: stamped(needs), ..command };
+            return Ok(Ok(command.encode_to_vec().into()));
         }
         let mut batch = ShardBatch::decode(command).map_err(malformed)?;
+        let needs = batch.needs().ok_or_else(unknown)?;
+        if needs > self.control.level() {
+            let refused = shard_reply::Reply::Ignored(Ignored { reason: Refusal::Level.into() });
+            let reply = ShardReply { reply: Some(refused) };
+            let replies = ShardReplies { replies: vec![reply; batch.commands.len()] };
+            return Ok(Err(replies.encode_to_vec().into()));
+        }
+        batch.level = stamped(needs);
         for command in &mut batch.commands {
             command.at_ms = now_ms;
         }
-        Ok(batch.encode_to_vec().into())
+        Ok(Ok(batch.encode_to_vec().into()))
     }
 
     /// Who leads a group, as this node knows from taking part in it.

@@ -21,6 +21,7 @@ mod leadership;
 mod lease;
 mod leaving;
 mod ledger;
+mod levels;
 mod members;
 mod moving;
 mod outbox;
@@ -45,6 +46,7 @@ pub use error::StartError;
 pub use lanes::Lanes;
 pub use lease::{Lease, LeaseConfig};
 pub use leaving::LeaveError;
+pub use levels::{Failure, LevelError, LevelTooLow, ReplicasError};
 pub use outbox::{OutboxMessage, OutboxTarget};
 pub use own::Own;
 pub use queue::{QueueReader, QueuedMessage};
@@ -57,5 +59,6 @@ pub use transport::{
     CallError, Dial, Incoming, Io, MemoryDial, MemoryNet, PeerStream, TcpDial, tcp_incoming,
 };
 
+pub use zwerm_machine::level;
 pub use zwerm_machine::records::Node;
 pub use zwerm_raft::{Config as RaftConfig, GroupId, GroupStatus, NodeId, Role};

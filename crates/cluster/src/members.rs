@@ -13,6 +13,7 @@ use zwerm_raft::{Group, GroupStatus, MembersError, Role};
 
 use crate::NodeId;
 use crate::cluster::Shared;
+use crate::levels::raise_level;
 use crate::moving::has_caught_up;
 use crate::overseer::propose;
 use crate::placement::{place, step};
@@ -40,6 +41,7 @@ pub(crate) async fn tend_members(shared: &Shared) {
         if let Err(error) = tend_group(shared, &group).await {
             tracing::debug!(%error, "the members of the control group were not changed; trying again");
         }
+        raise_level(shared).await;
         move_shards(shared).await;
         take_out(shared, &group).await;
     }
@@ -145,7 +147,7 @@ fn moves(control: &Control) -> Vec<(u32, u64, Vec<NodeId>)> {
     }
     let is_up = |node: NodeId| control.node(node).is_some_and(|node| node.up);
     let is_stuck = |placement: &Placement| !placement.next.iter().all(|node| is_up(*node));
-    let target = place(&members, control.shards(), control.placement());
+    let target = place(&members, control.shards(), control.replicas(), control.placement());
     let running =
         control.placement().iter().filter(|placement| !placement.next.is_empty() && !is_stuck(placement));
     let mut room = MOVES.saturating_sub(running.count());
@@ -204,16 +206,17 @@ mod tests {
 
     fn apply(control: &mut Control, command: Command) {
         let before = control.digest();
-        control.apply(&ControlCommand { command: Some(command), at_ms: 1 });
+        control.apply(&ControlCommand { at_ms: 1, ..ControlCommand::from(command) });
         assert_ne!(control.digest(), before, "it was ignored");
     }
 
     fn formed(nodes: u64, shards: u32) -> Control {
         let ids: Vec<NodeId> = (1..=nodes).collect();
-        let placement = place(&ids, shards, &[]);
+        let placement = place(&ids, shards, 3, &[]);
         let nodes = ids.into_iter().map(node).collect();
         let mut control = Control::new();
-        apply(&mut control, Command::Form(Form { cluster_id: "c".into(), nodes, shards, placement }));
+        let form = Form { cluster_id: "c".into(), nodes, shards, placement, ..Form::default() };
+        apply(&mut control, Command::Form(form));
         control
     }
 
@@ -276,6 +279,34 @@ mod tests {
             assert!(is_balanced(&control) && !control.holds(1) && !control.holds(2));
             assert!(control.placement().iter().all(|placement| placement.voters.len() == 3));
         }
+    }
+
+    #[test]
+    fn shards_get_and_give_up_replicas_one_at_a_time_when_their_number_changes() {
+        use zwerm_machine::records::SetReplicas;
+        let mut control = formed(5, 4);
+        let raise = |control: &Control| control.next_level(zwerm_machine::level::NEWEST);
+        assert_eq!(raise(&control), None, "the nodes have not said that they can more");
+        for id in 1..=5 {
+            let node = Node { newest_level: 2, ..node(id) };
+            apply(&mut control, Command::NodeUp(NodeUp { node: Some(node) }));
+        }
+        let raise = raise(&control).unwrap();
+        apply(&mut control, Command::RaiseLevel(raise));
+        for (replicas, held) in [(5, 5), (1, 1), (7, 5), (3, 3)] {
+            apply(&mut control, Command::SetReplicas(SetReplicas { replicas }));
+            assert!(settle(&mut control) > 0);
+            let all = control.placement().iter().all(|placement| placement.voters.len() == held);
+            assert!(all && is_balanced(&control), "{replicas}: {:?}", control.placement());
+        }
+        apply(&mut control, Command::SetReplicas(SetReplicas { replicas: 5 }));
+        settle(&mut control);
+        let both = Node { newest_level: 2, ..node(6) };
+        apply(&mut control, Command::Join(Join { node: Some(both.clone()) }));
+        apply(&mut control, Command::NodeUp(NodeUp { node: Some(both) }));
+        settle(&mut control);
+        assert!(is_balanced(&control));
+        assert!(control.placement().iter().all(|placement| placement.voters.len() == 5));
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(crate) async fn move_shard(shared: &Shared, group: &Group) {
                 Ok(Progress::Moved) => {
                     tracing::info!(shard, version = placement.version, "a shard has moved");
                     let command = Command::Moved(Moved { shard, base: placement.version });
-                    let command = ControlCommand { command: Some(command), at_ms: 0 };
+                    let command = ControlCommand::from(command);
                     // Ignored if another leader was first; the state says so then.
                     shared.propose(control_request(&command, false)).await;
                 }

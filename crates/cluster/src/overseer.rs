@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use zwerm_machine::Control;
+use zwerm_machine::level::{DEFAULT_REPLICAS, said, said_replicas};
 use zwerm_machine::records::{ControlCommand, Form, Node, NodeDown, NodeUp, control_command::Command};
 use zwerm_raft::{Group, Role};
 
@@ -162,12 +163,16 @@ async fn lead(shared: &Shared, control: &Group) {
 async fn form(shared: &Shared) {
     let Some(formation) = shared.formation.get() else { return };
     let members: Vec<NodeId> = formation.members.iter().map(|member| member.id).collect();
+    let replicas = said_replicas(formation.replicas);
     let form = Form {
         cluster_id: formation.cluster_id.clone(),
         // Up until found silent: down would mean that these incarnations are dead for ever.
         nodes: formation.members.iter().map(|member| Node { up: true, ..node_of(member) }).collect(),
         shards: formation.shards,
-        placement: place(&members, formation.shards, &[]),
+        placement: place(&members, formation.shards, replicas, &[]),
+        // Absent where programs from before there were levels may be among the founders.
+        replicas: Some(replicas).filter(|replicas| *replicas != DEFAULT_REPLICAS).unwrap_or_default(),
+        level: Some(formation.level).filter(|level| *level > 1).unwrap_or_default(),
     };
     propose(shared, Command::Form(form)).await;
 }
@@ -194,12 +199,13 @@ pub(crate) fn node_of(introduction: &Introduction) -> Node {
         since_ms: 0,
         leaving: false,
         draining: introduction.draining,
+        newest_level: introduction.newest_level,
     }
 }
 
 /// Proposes as the leader of the control group. Whether it was taken is seen in the state.
 pub(crate) async fn propose(shared: &Shared, command: Command) {
-    let command = ControlCommand { command: Some(command), at_ms: 0 };
+    let command = ControlCommand::from(command);
     let request = ledger::control_request(&command, false);
     if let Err(error) = shared.propose_here(request).await {
         tracing::debug!(%error, "the control group did not take a command; trying again");
@@ -217,6 +223,9 @@ impl Shared {
         // Who is no member, or is taken for dead for ever, has nothing to report.
         let control = self.control.state();
         let known = control.node(id).filter(|_| !control.is_given_up(id)).cloned()?;
+        if said(introduction.newest_level) < control.level() {
+            return None;
+        }
         let fresh = Node { up: true, leaving: known.leaving, ..node_of(&introduction) };
         let is_current = Node { since_ms: 0, ..known.clone() } == fresh;
         if !is_current {
@@ -292,10 +301,11 @@ mod tests {
     /// The control group's state with node 1 up in incarnation 1.
     fn control() -> Control {
         let node = Node { id: 1, incarnation: 1, up: true, ..Node::default() };
-        let placement = place(&[1], 1, &[]);
-        let form = Form { cluster_id: "c".into(), nodes: vec![node], shards: 1, placement };
+        let placement = place(&[1], 1, 3, &[]);
+        let form =
+            Form { cluster_id: "c".into(), nodes: vec![node], shards: 1, placement, ..Form::default() };
         let mut control = Control::new();
-        control.apply(&ControlCommand { command: Some(Command::Form(form)), at_ms: 1 });
+        control.apply(&ControlCommand { at_ms: 1, ..ControlCommand::from(Command::Form(form)) });
         control
     }
 
@@ -316,14 +326,16 @@ mod tests {
             cluster_id: "x".into(),
             removed: false,
             known: Vec::new(),
-            draining: false,
+            ..Introduction::default()
         };
         let before = "08ac0212016e18022203633a312a036d3a323203683a333a0178";
         let hex = |said: &Introduction| -> String {
             prost::Message::encode_to_vec(said).iter().map(|byte| format!("{byte:02x}")).collect()
         };
         assert_eq!(hex(&introduction), before);
-        assert_eq!(hex(&Introduction { draining: true, ..introduction }), format!("{before}800101"));
+        assert_eq!(hex(&Introduction { draining: true, ..introduction.clone() }), format!("{before}800101"));
+        let levels = Introduction { oldest_level: 1, newest_level: 300, level: 2, ..introduction };
+        assert_eq!(hex(&levels), format!("{before}880101 9001ac02 980102").replace(' ', ""));
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,9 +9,6 @@ use zwerm_machine::records::Placement;
 
 use crate::NodeId;
 
-/// Voters of a shard, if there are as many nodes.
-const VOTERS: usize = 3;
-
 /// The shard of a client id or a topic name.
 #[must_use]
 pub(crate) fn shard_of(name: &str, shards: u32) -> u32 {
@@ -20,14 +17,14 @@ pub(crate) fn shard_of(name: &str, shards: u32) -> u32 {
     u32::try_from(spread).unwrap_or_default()
 }
 
-/// Who should hold and lead each shard.
+/// Who should hold and lead each shard: so many nodes (`replicas`), or all if there are fewer.
 ///
 /// Rendezvous hashing: each shard goes to the nodes that score highest for it, so that a node more or less moves only
 /// the shards it gains or loses, and the few more that it takes to let every node lead as many as the others, give or
 /// take one. The first voter is the one that should lead: who does now (`current`), as far as that is even.
 #[must_use]
-pub(crate) fn place(nodes: &[NodeId], shards: u32, current: &[Placement]) -> Vec<Placement> {
-    let mut sets: Vec<Vec<NodeId>> = (0..shards).map(|shard| highest(nodes, shard)).collect();
+pub(crate) fn place(nodes: &[NodeId], shards: u32, replicas: u32, current: &[Placement]) -> Vec<Placement> {
+    let mut sets: Vec<Vec<NodeId>> = (0..shards).map(|shard| highest(nodes, shard, replicas)).collect();
     let mut spread = Spread::new(nodes, &sets, std::iter::empty());
     while let Some((shard, node)) = spread.leads_less() {
         // By the nodes alone, and not by who leads now: else it might never come to rest.
@@ -48,10 +45,10 @@ pub(crate) fn place(nodes: &[NodeId], shards: u32, current: &[Placement]) -> Vec
 }
 
 /// The nodes that score highest for a shard, the highest first.
-fn highest(nodes: &[NodeId], shard: u32) -> Vec<NodeId> {
+fn highest(nodes: &[NodeId], shard: u32, replicas: u32) -> Vec<NodeId> {
     let mut voters: Vec<NodeId> = nodes.to_vec();
     voters.sort_unstable_by_key(|&node| std::cmp::Reverse((score(shard, node), node)));
-    voters.truncate(VOTERS);
+    voters.truncate(usize::try_from(replicas).unwrap_or(usize::MAX));
     voters
 }
 
@@ -197,15 +194,27 @@ mod tests {
     }
 
     #[test]
-    fn every_shard_has_three_voters_or_all_nodes() {
-        for (nodes, voters) in [(&[1][..], 1), (&[1, 2], 2), (&[1, 2, 3], 3), (&[1, 2, 3, 4, 5], 3)] {
-            assert!(place(nodes, 16, &[]).iter().all(|placement| placement.voters.len() == voters));
+    fn every_shard_has_as_many_voters_as_it_should_or_all_nodes() {
+        for (nodes, replicas, voters) in [
+            (&[1][..], 3, 1),
+            (&[1, 2], 3, 2),
+            (&[1, 2, 3], 3, 3),
+            (&[1, 2, 3, 4, 5], 3, 3),
+            (&[1, 2, 3, 4, 5], 1, 1),
+            (&[1, 2, 3, 4, 5], 5, 5),
+            (&[1, 2, 3, 4, 5], 7, 5),
+        ] {
+            let placement = place(nodes, 16, replicas, &[]);
+            assert!(
+                placement.iter().all(|placement| placement.voters.len() == voters),
+                "{nodes:?} {replicas}"
+            );
         }
     }
 
     #[test]
     fn leaders_are_spread_evenly() {
-        let placement = place(&[0x9f3c, 0x21d7, 0x70aa], 16, &[]);
+        let placement = place(&[0x9f3c, 0x21d7, 0x70aa], 16, 3, &[]);
         let first_of = |node| placement.iter().filter(|shard| shard.voters.first() == Some(&node)).count();
         for node in [0x9f3c, 0x21d7, 0x70aa] {
             assert!((5..=6).contains(&first_of(node)), "{placement:?}");
@@ -214,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_new_node_moves_only_what_it_takes() {
-        let (before, after) = (place(&[1, 2, 3, 4], 64, &[]), place(&[1, 2, 3, 4, 5], 64, &[]));
+        let (before, after) = (place(&[1, 2, 3, 4], 64, 3, &[]), place(&[1, 2, 3, 4, 5], 64, 3, &[]));
         for (old, new) in before.iter().zip(&after) {
             let stayed = new.voters.iter().filter(|node| old.voters.contains(node)).count();
             assert!(stayed == 3 || (stayed == 2 && new.voters.contains(&5)), "{old:?} {new:?}");
@@ -233,20 +242,20 @@ mod tests {
             let id = |number: u64| xxh3_64(&[seed.to_be_bytes(), number.to_be_bytes()].concat());
             let mut current = Vec::new();
             for count in [1, 3, 5, 4, 7, 2, 9, 3] {
-                for shards in [1, 4, 16, 17, 64] {
+                for (shards, replicas) in [(1, 3), (4, 5), (16, 3), (17, 1), (64, 3), (16, 7)] {
                     let nodes: Vec<NodeId> = (seed % 3..seed % 3 + count).map(id).collect();
                     let from = if current.len() == shards as usize { current } else { Vec::new() };
-                    let placement = place(&nodes, shards, &from);
+                    let placement = place(&nodes, shards, replicas, &from);
                     let loads = loads(&nodes, &placement);
                     let (most, least) = (loads.iter().max().unwrap(), loads.iter().min().unwrap());
                     assert!(most - least <= 1, "{seed} {count} {shards}: {loads:?}");
-                    let voters = nodes.len().min(VOTERS);
+                    let voters = nodes.len().min(replicas as usize);
                     let distinct = |shard: &Placement| {
                         let set: std::collections::BTreeSet<_> = shard.voters.iter().collect();
                         set.len() == voters && shard.voters.len() == voters
                     };
                     assert!(placement.iter().all(distinct), "{placement:?}");
-                    assert_eq!(place(&nodes, shards, &placement), placement, "it comes to rest");
+                    assert_eq!(place(&nodes, shards, replicas, &placement), placement, "it comes to rest");
                     current = placement;
                 }
             }

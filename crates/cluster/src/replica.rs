@@ -12,14 +12,14 @@ use bytes::Bytes;
 use prost::Message as _;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use zwerm_machine::records::{
-    ControlCommand, ControlReply, Ignored, Refusal, ShardBatch, ShardReplies, control_reply,
-};
+use zwerm_machine::level::Level;
+use zwerm_machine::records::{ControlCommand, ShardBatch};
 use zwerm_machine::{Control, Effects, Shard};
 use zwerm_raft::{GroupId, Machine, Names, Records};
 use zwerm_routing::RouteTable;
 use zwerm_store::{Engine, MessageLog};
 
+use crate::levels::Gate;
 use crate::queue::{Interests, MessageStore};
 
 /// The control group's state as this node has applied it.
@@ -59,6 +59,12 @@ impl ControlView {
         self.generation.load(Ordering::Acquire)
     }
 
+    /// The feature level of the cluster.
+    #[must_use]
+    pub fn level(&self) -> Level {
+        self.state.load().level()
+    }
+
     /// The last log index applied, now and at every change.
     #[must_use]
     pub fn applied(&self) -> watch::Receiver<u64> {
@@ -71,17 +77,20 @@ pub(crate) type OnControl = Box<dyn Fn(&Control, u64) + Send + Sync>;
 
 /// [`Control`] under Raft.
 pub(crate) struct ControlReplica {
+    gate: Gate,
     machine: Control,
     view: Arc<ControlView>,
     before: OnControl,
     after: OnControl,
     touched: bool,
+    /// Something came that this program cannot apply: no further state is shown.
+    failed: Option<String>,
 }
 
 impl ControlReplica {
     /// `before` is called before anybody can see a new state, `after` when everybody can.
-    pub(crate) fn new(view: Arc<ControlView>, before: OnControl, after: OnControl) -> Self {
-        Self { machine: Control::new(), view, before, after, touched: false }
+    pub(crate) fn new(gate: Gate, view: Arc<ControlView>, before: OnControl, after: OnControl) -> Self {
+        Self { gate, machine: Control::new(), view, before, after, touched: false, failed: None }
     }
 
     fn publish(&mut self, index: u64) {
@@ -107,19 +116,22 @@ impl fmt::Debug for ControlReplica {
 
 impl Machine for ControlReplica {
     fn apply(&mut self, _index: u64, command: Bytes) -> Bytes {
+        let command = ControlCommand::decode(command).unwrap_or_default();
+        if let Err(error) = self.gate.admit(command.level, command.needs()) {
+            self.failed.get_or_insert(error.to_string());
+        }
+        // Behind what it cannot apply nothing is: the state would be another than that of the others.
+        if self.failed.is_some() {
+            return Bytes::new();
+        }
         self.touched = true;
-        let reply = match ControlCommand::decode(command) {
-            Ok(command) => self.machine.apply(&command),
-            Err(_) => ControlReply {
-                reply: Some(control_reply::Reply::Ignored(Ignored {
-                    reason: Refusal::UnknownCommand.into(),
-                })),
-            },
-        };
-        reply.encode_to_vec().into()
+        self.machine.apply(&command).encode_to_vec().into()
     }
 
     fn applied(&mut self, index: u64) -> Result<(), String> {
+        if let Some(reason) = &self.failed {
+            return Err(reason.clone());
+        }
         self.publish(index);
         Ok(())
     }
@@ -130,7 +142,9 @@ impl Machine for ControlReplica {
     }
 
     fn restore(&mut self, snapshot: Bytes, index: u64) -> Result<(), String> {
-        self.machine = Control::decode_snapshot(&snapshot).map_err(|error| error.to_string())?;
+        let machine = Control::decode_snapshot(&snapshot).map_err(|error| error.to_string())?;
+        self.gate.admit(machine.level(), Some(1)).map_err(|error| error.to_string())?;
+        self.machine = machine;
         self.touched = true;
         self.publish(index);
         Ok(())
@@ -204,6 +218,7 @@ const COMMIT_BYTES: usize = 4 << 20;
 /// [`Shard`] under Raft.
 #[derive(Debug)]
 pub(crate) struct ShardReplica {
+    gate: Gate,
     group: u32,
     machine: Shard,
     view: Arc<ShardView>,
@@ -212,13 +227,14 @@ pub(crate) struct ShardReplica {
     uncommitted: usize,
     /// Whose queues changed since the last view.
     touched: Vec<Arc<str>>,
-    /// The engine failed: no further state is shown.
+    /// The engine failed, or something came that this program cannot apply: no further state is shown.
     failed: Option<String>,
 }
 
 impl ShardReplica {
-    pub(crate) fn new(group: GroupId, engine: Arc<dyn Engine>, view: Arc<ShardView>) -> Self {
+    pub(crate) fn new(gate: Gate, group: GroupId, engine: Arc<dyn Engine>, view: Arc<ShardView>) -> Self {
         Self {
+            gate,
             group: group.0,
             machine: Shard::new(),
             view,
@@ -255,10 +271,15 @@ impl ShardReplica {
 impl Machine for ShardReplica {
     fn apply(&mut self, _index: u64, command: Bytes) -> Bytes {
         self.uncommitted += command.len();
-        // A batch that cannot be read answers nothing: the proposer sees fewer replies than commands.
-        let replies = match ShardBatch::decode(command) {
-            Ok(batch) => self.machine.apply_batch(&batch),
-            Err(_) => ShardReplies::default(),
+        // What cannot be read is a command that is not known: no leader of this version lets either into the log.
+        let batch = ShardBatch::decode(command);
+        let (stamped, needs) = batch.as_ref().map_or((0, None), |batch| (batch.level, batch.needs()));
+        if let Err(error) = self.gate.admit(stamped, needs) {
+            self.failed.get_or_insert(error.to_string());
+        }
+        let replies = match batch {
+            Ok(batch) if self.failed.is_none() => self.machine.apply_batch(&batch),
+            _ => return Bytes::new(),
         };
         self.take_effects();
         if self.uncommitted >= COMMIT_BYTES {
@@ -268,7 +289,9 @@ impl Machine for ShardReplica {
     }
 
     fn applied(&mut self, index: u64) -> Result<(), String> {
-        self.commit();
+        if self.failed.is_none() {
+            self.commit();
+        }
         if let Some(reason) = &self.failed {
             return Err(reason.clone());
         }

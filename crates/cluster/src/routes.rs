@@ -177,7 +177,7 @@ impl Publisher {
             full,
             set: set.collect(),
         };
-        let command = ControlCommand { command: Some(Command::Routes(routes)), at_ms: 0 };
+        let command = ControlCommand::from(Command::Routes(routes));
         let reply = tokio::select! {
             reply = shared.propose(control_request(&command, true)) => reply,
             () = shared.own.risen(self.incarnation) => return false,

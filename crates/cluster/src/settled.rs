@@ -95,15 +95,15 @@ mod tests {
     fn control() -> Control {
         let placement = |shard| records::Placement { shard, voters: vec![1], ..Default::default() };
         let nodes = vec![records::Node { id: 1, incarnation: 1, ..records::Node::default() }];
-        let form =
-            Form { cluster_id: "c".into(), nodes, shards: 2, placement: (0..2).map(placement).collect() };
+        let placement = (0..2).map(placement).collect();
+        let form = Form { cluster_id: "c".into(), nodes, shards: 2, placement, ..Form::default() };
         let mut control = Control::new();
         apply(&mut control, Command::Form(form));
         control
     }
 
     fn apply(control: &mut Control, command: Command) {
-        let reply = control.apply(&ControlCommand { command: Some(command), at_ms: 1 });
+        let reply = control.apply(&ControlCommand { at_ms: 1, ..ControlCommand::from(command) });
         assert!(matches!(reply.reply, Some(Reply::Applied(_))));
     }
 

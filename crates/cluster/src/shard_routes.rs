@@ -116,7 +116,7 @@ impl Publisher {
     /// True if the table has it now.
     async fn send(&mut self, shared: &Shared, routes: ShardRoutes) -> bool {
         let base = routes.base;
-        let command = ControlCommand { command: Some(Command::ShardRoutes(routes)), at_ms: 0 };
+        let command = ControlCommand::from(Command::ShardRoutes(routes));
         let reply = shared.propose(control_request(&command, false)).await;
         match ControlReply::decode(reply).ok().and_then(|reply| reply.reply) {
             Some(Reply::Applied(_)) => return true,
@@ -234,12 +234,13 @@ mod tests {
     fn with_table(published: &[(&str, u32, u64)]) -> Control {
         let placement = vec![records::Placement { shard: 0, voters: vec![1], ..Default::default() }];
         let nodes = vec![records::Node { id: 1, incarnation: 1, ..records::Node::default() }];
-        let form = records::Form { cluster_id: "c".into(), nodes, shards: 1, placement };
+        let form =
+            records::Form { cluster_id: "c".into(), nodes, shards: 1, placement, ..records::Form::default() };
         let set = changes(&Routes::new(), &routes(published));
         let published = ShardRoutes { shard: 0, base: 0, version: 3, more: false, set };
         let mut control = Control::new();
         for command in [Command::Form(form), Command::ShardRoutes(published)] {
-            let reply = control.apply(&ControlCommand { command: Some(command), at_ms: 1 });
+            let reply = control.apply(&ControlCommand { at_ms: 1, ..ControlCommand::from(command) });
             assert!(matches!(reply.reply, Some(Reply::Applied(_))));
         }
         control

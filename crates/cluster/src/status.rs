@@ -5,12 +5,14 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use zwerm_machine::level::{Level, Levels};
 use zwerm_machine::records::{Node, Placement};
 use zwerm_raft::GroupStatus;
 
 use crate::NodeId;
 use crate::cluster::Shared;
 use crate::ledger::{CONTROL, group_of};
+use crate::levels::holding_back;
 
 /// Whether the cluster is formed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +46,14 @@ pub struct ClusterStatus {
     pub groups: Vec<GroupStatus>,
     /// Shards of the cluster.
     pub shards: u32,
+    /// How many replicas a shard is to have; 0 until the cluster is formed.
+    pub replicas: u32,
+    /// The feature level of the cluster; 0 until it is formed.
+    pub level: Level,
+    /// Those that this node can.
+    pub levels: Levels,
+    /// Names of the nodes without which the cluster would be at the newest of them.
+    pub held_back_by: Vec<String>,
     /// A peer belongs to another cluster: why that is wrong, for people.
     pub foreign: Option<String>,
     /// Shards that are moving to other nodes.
@@ -108,7 +118,7 @@ impl Shared {
         let led = |shard: &u32| self.leads(group_of(*shard));
         let led_states: Vec<_> =
             views.iter().filter(|(shard, _)| led(shard)).map(|(_, view)| view.state()).collect();
-        let counters = self.lanes.counters();
+        let (counters, levels) = (self.lanes.counters(), self.config.levels);
         let moving: Vec<_> =
             control.placement().iter().filter(|placement| !placement.next.is_empty()).collect();
         let is_coming = |placement: &&&Placement| !placement.voters.contains(&self.own.id);
@@ -120,6 +130,10 @@ impl Shared {
             nodes: control.nodes().cloned().collect(),
             groups: self.group_statuses(),
             shards: control.shards(),
+            replicas: if control.is_formed() { control.replicas() } else { 0 },
+            level: if control.is_formed() { control.level() } else { 0 },
+            levels,
+            held_back_by: holding_back(&control, levels.newest),
             foreign: self.foreign.lock().clone(),
             coming: moving.iter().filter(is_coming).map(|placement| placement.shard).collect(),
             moving: moving.iter().map(|placement| placement.shard).collect(),

@@ -10,6 +10,7 @@ use imbl::{OrdMap, Vector};
 use zwerm_routing::{Destination, Interest, RouteTable};
 use zwerm_wire::TopicFilter;
 
+use crate::level::{Level, check_beginning, said, said_replicas};
 use crate::limits::{MAX_NODES, MAX_ROUTES, MAX_SHARDS, MAX_TEXT};
 use crate::records::control_command::Command;
 use crate::records::control_reply::Reply;
@@ -37,6 +38,16 @@ pub(crate) struct Cluster {
     pub(crate) id: String,
     /// By shard, one for each.
     pub(crate) placement: Vec<Placement>,
+    pub(crate) level: Level,
+    /// That a shard is to have.
+    pub(crate) replicas: u32,
+}
+
+impl Cluster {
+    /// What is said of level and replicas by who knows neither is 0.
+    pub(crate) fn new(id: String, placement: Vec<Placement>, level: u32, replicas: u32) -> Self {
+        Self { id, placement, level: said(level), replicas: said_replicas(replicas) }
+    }
 }
 
 /// A node and what only this machine needs to know of it.
@@ -95,6 +106,8 @@ impl Control {
             Some(Command::Removed(removed)) => self.remove(removed),
             Some(Command::Move(to)) => self.begin_move(to),
             Some(Command::Moved(moved)) => self.end_move(moved),
+            Some(Command::RaiseLevel(raise)) => self.raise_level(raise),
+            Some(Command::SetReplicas(set)) => self.set_replicas(set),
         };
         let reply = match outcome {
             Ok(()) => Reply::Applied(Applied {}),
@@ -110,7 +123,8 @@ impl Control {
         check_form(form)?;
         let mut placement = form.placement.clone();
         placement.sort_unstable_by_key(|placement| placement.shard);
-        self.cluster = Some(Arc::new(Cluster { id: form.cluster_id.clone(), placement }));
+        let cluster = Cluster::new(form.cluster_id.clone(), placement, form.level, form.replicas);
+        self.cluster = Some(Arc::new(cluster));
         for node in &form.nodes {
             let node = Node { since_ms: now_ms, ..node.clone() };
             self.nodes.insert(node.id, Arc::new(Member::new(node)));
@@ -121,6 +135,7 @@ impl Control {
     fn node_up(&mut self, up: &NodeUp, now_ms: u64) -> Result<(), Refusal> {
         let node = up.node.as_ref().ok_or(Refusal::Invalid)?;
         check_node(node)?;
+        self.check_level(node)?;
         let known = self.nodes.get(&node.id).ok_or_else(|| self.no_member(node.id))?;
         if known.removing {
             return Err(Refusal::Removed);
@@ -288,6 +303,7 @@ fn check_form(form: &Form) -> Result<(), Refusal> {
         return Err(Refusal::Limit);
     }
     form.nodes.iter().try_for_each(check_node)?;
+    check_beginning(form)?;
     let ids: BTreeSet<u64> = form.nodes.iter().map(|node| node.id).collect();
     let shards: BTreeSet<u32> = form.placement.iter().map(|placement| placement.shard).collect();
     let each_shard_once = form.placement.len() == shards.len() && shards.iter().copied().eq(0..form.shards);

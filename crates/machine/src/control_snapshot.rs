@@ -7,6 +7,7 @@ use zwerm_routing::{Destination, Interest, RouteTable};
 use zwerm_wire::TopicFilter;
 
 use crate::control::{Cluster, Control, Member, Published, interest_of, shard_interest_of};
+use crate::level::DEFAULT_REPLICAS;
 use crate::records::control_record::Record;
 use crate::records::{
     ControlHead, ControlRecord, NodeRecord, PublishedRecord, RemovedRecord, Route, RouteRecord, ShardRoute,
@@ -28,6 +29,9 @@ impl Control {
             shards: self.shards(),
             placement: self.placement().to_vec(),
             generation: self.routes.generation(),
+            // As absent as they were before there were levels.
+            level: Some(self.level()).filter(|level| *level > 1).unwrap_or_default(),
+            replicas: Some(self.replicas()).filter(|count| *count != DEFAULT_REPLICAS).unwrap_or_default(),
         }));
         for member in self.nodes.values() {
             let Member { node, routes_version, lost, removing } = Member::clone(member);
@@ -59,7 +63,7 @@ impl Control {
             match record?.record {
                 Some(Record::Head(head)) => {
                     generation = head.generation;
-                    let cluster = Cluster { id: head.cluster_id, placement: head.placement };
+                    let cluster = Cluster::new(head.cluster_id, head.placement, head.level, head.replicas);
                     control.cluster = (!cluster.id.is_empty()).then(|| Arc::new(cluster));
                 }
                 Some(Record::Node(NodeRecord { node, routes_version, lost, removing })) => {

@@ -16,6 +16,7 @@ mod exchange;
 mod exclusive;
 mod group;
 mod interest;
+pub mod level;
 pub mod limits;
 mod membership;
 pub mod message;

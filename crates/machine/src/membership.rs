@@ -24,6 +24,7 @@ impl Control {
         if node.id == 0 {
             return Err(Refusal::Invalid);
         }
+        self.check_level(node)?;
         if self.nodes.contains_key(&node.id) {
             return Ok(());
         }

@@ -53,6 +53,12 @@ fn full_claim() -> Claim {
 
 const SHARD_ROUTES: &[(&str, u32, u64)] = &[("a/+/b", 1, 7), ("$share/g/#", 3, 2), ("gone", 0, 0)];
 
+fn raise_level() -> RaiseLevel {
+    let nodes = [(1, 1), (2, 1), (3, 300)];
+    let node = |(id, incarnation)| NodeLevel { id, incarnation, newest_level: 2 };
+    RaiseLevel { level: 2, nodes: nodes.map(node).to_vec() }
+}
+
 fn only_qos0(mut routes: Routes) -> Routes {
     routes.set.iter_mut().for_each(|route| route.only_qos0 = true);
     routes
@@ -74,8 +80,14 @@ fn the_bytes_of_every_control_command_are_frozen() {
         ("removed", Controls::Removed(Removed { id: 4 })),
         ("move", Controls::Move(Move { shard: 1, base: 2, next: vec![4, 1, 2] })),
         ("moved", Controls::Moved(Moved { shard: 1, base: 3 })),
+        ("form_level_2", Controls::Form(Form { replicas: 5, level: 2, ..form() })),
+        ("node_up_level_2", Controls::NodeUp(NodeUp { node: Some(Node { newest_level: 2, ..node(4, 2) }) })),
+        ("raise_level", Controls::RaiseLevel(raise_level())),
+        ("set_replicas", Controls::SetReplicas(SetReplicas { replicas: 5 })),
     ] {
         let command = control_command(NOW, command);
+        let level = command.needs().filter(|level| *level > 1).unwrap_or_default();
+        let command = ControlCommand { level, ..command };
         let bytes = command.encode_to_vec();
         insta::assert_snapshot!(format!("control_{name}"), hex(&bytes));
         assert_eq!(ControlCommand::decode(&*bytes), Ok(command));
@@ -148,6 +160,7 @@ fn the_bytes_of_every_shard_command_are_frozen() {
             producer_node: 1,
             producer_incarnation: 2,
             sequence: 3,
+            level: 0,
         };
         let bytes = batch.encode_to_vec();
         insta::assert_snapshot!(format!("shard_{name}"), hex(&bytes));
@@ -257,6 +270,7 @@ fn shard() -> Replica {
         producer_node: 2,
         producer_incarnation: 1,
         sequence: 5,
+        level: 0,
     };
     shard.shard.apply_batch(&batch);
     shard.take_effects();
@@ -315,6 +329,24 @@ fn the_bytes_of_a_control_snapshot_with_members_that_come_and_go_are_frozen_and_
     assert!(back.is_removed(7) && back.is_given_up(8) && back.node(2).unwrap().leaving);
     assert_eq!(back.placement(), control.placement());
     assert_eq!(back.placement()[1].next, [9, 1]);
+}
+
+#[test]
+fn the_bytes_of_a_control_snapshot_of_level_2_are_frozen_and_give_the_state_back() {
+    let mut control = control();
+    for command in [
+        Controls::NodeUp(NodeUp { node: Some(node(3, 300)) }),
+        Controls::RaiseLevel(raise_level()),
+        Controls::SetReplicas(SetReplicas { replicas: 5 }),
+    ] {
+        apply(&mut control, command).unwrap();
+    }
+    let bytes = control.encode_snapshot();
+    insta::assert_snapshot!("control_snapshot_level_2", hex(&bytes));
+    let back = Control::decode_snapshot(&bytes).unwrap();
+    assert_eq!(back.encode_snapshot(), bytes);
+    assert_eq!((back.level(), back.replicas()), (2, 5));
+    assert!(back.nodes().all(|node| node.can() == 2));
 }
 
 #[test]

@@ -260,5 +260,10 @@ fn any_control() -> impl Strategy<Value = Controls> {
         2 => (0u64..5, 0u64..4).prop_map(|(id, incarnation)| Controls::NodeUp(NodeUp { node: Some(node(id, incarnation)) })),
         1 => (0u64..5, 0u64..4).prop_map(|(id, incarnation)| Controls::NodeDown(NodeDown { id, incarnation })),
         1 => Just(Controls::Form(form())),
+        1 => (2u32..4, prop::collection::vec((1u64..4, 0u64..4, 1u32..4), 3..4)).prop_map(|(level, nodes)| {
+            let node = |(id, incarnation, newest_level)| NodeLevel { id, incarnation, newest_level };
+            Controls::RaiseLevel(RaiseLevel { level, nodes: nodes.into_iter().map(node).collect() })
+        }),
+        1 => (0u32..9).prop_map(|replicas| Controls::SetReplicas(SetReplicas { replicas })),
     ]
 }

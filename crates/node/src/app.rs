@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use zwerm_admin::{Guard, NodeControl, NodeView, Server};
 use zwerm_broker::{Broker, Unstarted};
-use zwerm_cluster::{Cluster, TcpDial, tcp_incoming};
+use zwerm_cluster::{Cluster, Failure, TcpDial, tcp_incoming};
 use zwerm_gateway::{Counters, Gateway};
 use zwerm_store::{Engine, SledEngine};
 
@@ -119,8 +119,11 @@ impl App {
                 drainer.finish(Duration::from_secs(config.node.shutdown_grace)).await;
             };
             tokio::select! {
-                () = cluster.failed() => {
+                failure = cluster.failed() => {
                     // Nothing that this node could still say to its clients would be kept: they go to others.
+                    if let Failure::Level(error) = failure {
+                        return Err(error).context("this node cannot take part in its cluster");
+                    }
                     anyhow::bail!(
                         "the database in {} cannot be written (the log says why); this node ends, start it again when its disk is well",
                         identity.database().display()

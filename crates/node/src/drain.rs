@@ -13,9 +13,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use zwerm_admin::{
     Changed, ControlError, Drain, DrainRequest, DrainState, Leaving, NodeControl, NodeId, RemoveRequest,
+    Replicas,
 };
 use zwerm_broker::Broker;
-use zwerm_cluster::LeaveError;
+use zwerm_cluster::{LeaveError, ReplicasError};
 use zwerm_gateway::{Doors, TokenBucket};
 use zwerm_wire::ReasonCode;
 
@@ -242,6 +243,20 @@ impl NodeControl for Drainer {
             self.broker.cluster().remove(request.node.0).await.map_err(|error| refused(&error))?;
             Ok(Leaving { node: request.node })
         })
+    }
+
+    fn set_replicas(&self, request: Replicas) -> Changed<'_, Replicas> {
+        Box::pin(async move {
+            let set = self.broker.cluster().set_replicas(request.replicas).await;
+            set.map(|()| request).map_err(|error| not_set(&error))
+        })
+    }
+}
+
+fn not_set(error: &ReplicasError) -> ControlError {
+    match error {
+        ReplicasError::Unavailable => ControlError::Unavailable(error.to_string()),
+        _ => ControlError::Refused(error.to_string()),
     }
 }
 

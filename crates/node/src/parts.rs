@@ -30,6 +30,8 @@ pub(crate) fn cluster(config: &Config, identity: &Identity) -> zwerm_cluster::Co
         peers: config.cluster.peers.clone(),
         bootstrap_expect: usize::from(config.cluster.bootstrap_expect),
         shards: config.cluster.shards,
+        replicas: config.cluster.replicas,
+        levels: zwerm_cluster::level::Levels::up_to(config.cluster.max_level),
         raft: zwerm_cluster::RaftConfig {
             snapshot_after_entries: config.cluster.snapshot_entries,
             keep_entries: config.cluster.snapshot_entries / 10,

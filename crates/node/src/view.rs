@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use zwerm_admin::{
-    DrainState, Exposition, GroupRow, GroupState, Lag, NodeId, NodeRow, NodeState, NodeStatus, NodeView,
-    Readiness, Sessions, Storage, ThisNode, Totals, VoterRole,
+    DrainState, Exposition, GroupRow, GroupState, Lag, Levels, NodeId, NodeRow, NodeState, NodeStatus,
+    NodeView, Readiness, Sessions, Storage, ThisNode, Totals, VoterRole,
 };
 use zwerm_broker::Broker;
 use zwerm_cluster::{ClusterStatus, Formed, GroupId, GroupStatus, Role};
@@ -112,6 +112,7 @@ fn nodes(cluster: &ClusterStatus) -> Vec<NodeRow> {
         incarnation: node.incarnation,
         draining: node.draining,
         leaving: node.leaving,
+        newest_level: node.can(),
         since_ms: node.since_ms,
         cluster_addr: node.cluster_addr.clone(),
         mqtt_addr: node.mqtt_addr.clone(),
@@ -137,6 +138,13 @@ impl NodeView for View {
             },
             readiness: Readiness::unless(self.not_ready(&cluster)),
             drain: self.drainer.status(),
+            levels: Levels {
+                cluster: cluster.level,
+                oldest: cluster.levels.oldest,
+                newest: cluster.levels.newest,
+                held_back_by: cluster.held_back_by.clone(),
+            },
+            replicas: cluster.replicas,
             nodes: nodes(&cluster),
             groups: self.groups(&cluster),
             sessions: Sessions {
@@ -362,6 +370,22 @@ fn cluster_metrics(cluster: &ClusterStatus, out: &mut Exposition) {
     );
     out.gauge("cluster_nodes_up", "nodes that are up", up as f64);
     out.gauge("cluster_nodes", "nodes of the cluster", cluster.nodes.len() as f64);
+    out.gauge("cluster_level", "feature level of the cluster; 0: not formed", f64::from(cluster.level));
+    out.gauge(
+        "node_newest_level",
+        "newest feature level that this node can",
+        f64::from(cluster.levels.newest),
+    );
+    out.gauge(
+        "cluster_level_held_back",
+        "nodes without which the cluster would have the newest level that this one can",
+        cluster.held_back_by.len() as f64,
+    );
+    out.gauge(
+        "cluster_replicas",
+        "replicas that a shard is to have; 0: not formed",
+        f64::from(cluster.replicas),
+    );
     out.gauge("cluster_routes", "pairs of node and filter", cluster.routes as f64);
     out.gauge("raft_groups", "Raft groups on this node", cluster.groups.len() as f64);
     out.gauge("raft_groups_led", "Raft groups that this node leads", led as f64);

@@ -23,7 +23,7 @@ pub trait KeySpace {
 #[derive(Debug)]
 pub struct Format;
 
-/// The members this node's cluster was formed with: one version byte, then `zwerm.peer.v1.Formation`.
+/// The members this node's cluster was formed with, and the feature level that it has: one version byte, then `zwerm.peer.v1.Formation`.
 #[derive(Debug)]
 pub struct Formation;
 

@@ -19,6 +19,7 @@ use crate::disk::SmallDisk;
 use crate::fault::{Fault, Kind, SMALL_DISK};
 use crate::network::{CLIENTS, Network, Side};
 use crate::node::Node;
+use crate::plan::Shape;
 
 /// How long the first start may take.
 const STARTING: Duration = Duration::from_secs(60);
@@ -26,8 +27,6 @@ const STARTING: Duration = Duration::from_secs(60);
 pub(crate) const GLANCE: Duration = Duration::from_millis(100);
 /// How long a process that ended by itself stays down.
 const BACK_OFF: Duration = Duration::from_secs(1);
-/// Voters of a shard, if there are as many nodes.
-const VOTERS: usize = 3;
 /// What becomes of a CONNECT in a minority must be known within this time.
 const REFUSING: Duration = Duration::from_secs(10);
 
@@ -50,27 +49,25 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Builds everything below a directory for `most` nodes, starts the first of them and waits until these are
-    /// ready. With a size in MiB, one node has a disk of that size.
+    /// Builds everything below a directory, starts the nodes that form the cluster and waits until these are ready. With a size in MiB, one node has a disk of that size.
     ///
     /// # Errors
     /// When one does not get ready, or something cannot be built.
     pub(crate) async fn start(
         binary: &Path,
         dir: &Path,
-        (first, most): (Side, Side),
+        shape: Shape,
         disk_mib: Option<u32>,
     ) -> Result<Self> {
-        let network = Network::build(most).await?;
-        let configure =
-            |side| Node::configure(side, (first, most), &dir.join(format!("node-{side}")), binary);
-        let mut nodes = (1..=most).map(configure).collect::<Result<Vec<Node>>>()?;
+        let network = Network::build(shape.most).await?;
+        let configure = |side| Node::configure(side, shape, &dir.join(format!("node-{side}")), binary);
+        let mut nodes = (1..=shape.most).map(configure).collect::<Result<Vec<Node>>>()?;
         let mut disk = None;
         if let Some(mib) = disk_mib {
             let small = nodes.get(usize::from(SMALL_DISK) - 1).context("no node has the small disk")?;
             disk = Some(SmallDisk::mount(&small.data(), mib).await?);
         }
-        for node in nodes.iter_mut().take(usize::from(first)) {
+        for node in nodes.iter_mut().take(usize::from(shape.first)) {
             node.start()?;
         }
         let mut cluster = Self { nodes, network, disk, fallen: Vec::new() };
@@ -202,11 +199,12 @@ impl Cluster {
     /// What is not as it should be.
     async fn leaders(&self) -> Result<BTreeMap<Side, usize>> {
         let (mut ids, mut leaders) = (BTreeMap::new(), BTreeMap::new());
-        let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let (mut shards, mut replicas): (BTreeMap<String, Vec<String>>, _) = (BTreeMap::new(), 0);
         for (side, node) in self.members() {
             let status: Value = serde_json::from_str(&get(node.http(), "/api/v1/status").await?.body)?;
             ids.insert(status.pointer("/node/id").context("a node without id")?.to_string(), side);
             leaders.insert(side, 0);
+            replicas = status.pointer("/replicas").and_then(Value::as_u64).context("no replicas")?;
             for group in status.pointer("/groups").and_then(Value::as_array).context("no groups")? {
                 let name = group.pointer("/group").and_then(Value::as_str).context("a group without name")?;
                 if !name.starts_with("shard-") {
@@ -223,7 +221,8 @@ impl Cluster {
             }
         }
         for (shard, voters) in shards {
-            ensure!(voters.len() == ids.len().min(VOTERS), "{shard} has {} voters", voters.len());
+            let wanted = ids.len().min(usize::try_from(replicas)?);
+            ensure!(voters.len() == wanted, "{shard} has {} voters", voters.len());
             ensure!(voters.iter().all(|id| ids.contains_key(id)), "{shard} has a voter that is no member");
         }
         let (most, least) = (leaders.values().max(), leaders.values().min());

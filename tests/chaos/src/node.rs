@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout};
 use zwerm_tests::{Signal, get, send_signal};
 
 use crate::network::{CLIENTS, Network, Side};
+use crate::plan::Shape;
 
 const MQTT: u16 = 1883;
 const HTTP: u16 = 8080;
@@ -44,14 +45,13 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Writes the configuration of node `side` of `most`, of which the `first` form the cluster, into a directory;
-    /// starts nothing.
+    /// Writes the configuration of one node of several into a directory; starts nothing.
     ///
     /// # Errors
     /// When the directory cannot be written.
     pub(crate) fn configure(
         side: Side,
-        (first, most): (Side, Side),
+        Shape { first, most, replicas }: Shape,
         dir: &Path,
         binary: &Path,
     ) -> Result<Self> {
@@ -62,7 +62,7 @@ impl Node {
         let config = format!(
             "[node]\nname = \"node-{side}\"\ndata_dir = {:?}\n\n\
              [cluster]\nlisten = \"{cluster}\"\nadvertise = \"{cluster}\"\npeers = {peers:?}\n\
-             bootstrap_expect = {first}\n\n\
+             bootstrap_expect = {first}\nreplicas = {replicas}\n\n\
              [[listener]]\nkind = \"mqtt\"\nbind = \"{}\"\n\n[http]\nbind = \"{}\"\ntoken_file = {:?}\n\n\
              [mqtt]\nallow_anonymous = true\n",
             kept(dir),

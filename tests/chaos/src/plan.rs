@@ -21,12 +21,23 @@ pub(crate) enum Plan {
     Grow,
     /// Each of three nodes in turn loses its disk and comes back under its old name.
     Wipe,
-    /// Five nodes, two of which are cut off from the others.
+    /// Five nodes that all hold every shard; two of them are cut off from the others, which go on serving everything.
     Halves,
     /// Each of three nodes in turn is stopped and started.
     Roll,
     /// All of that, one after the other.
     Life,
+}
+
+/// The nodes of a run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    /// How many form the cluster.
+    pub(crate) first: Side,
+    /// How many there ever are.
+    pub(crate) most: Side,
+    /// On how many a shard is, if there are as many.
+    pub(crate) replicas: u32,
 }
 
 impl Plan {
@@ -45,6 +56,12 @@ impl Plan {
             Self::Grow | Self::Halves | Self::Life => 5,
             Self::Faults | Self::Wipe | Self::Roll => 3,
         }
+    }
+
+    /// The nodes of the run.
+    pub(crate) fn shape(self) -> Shape {
+        let replicas = if self == Self::Halves { 5 } else { 3 };
+        Shape { first: self.first(), most: self.most(), replicas }
     }
 
     /// What happens, in order; `None` where a seed decides. `cut`: how long a minority is cut off.

@@ -63,7 +63,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<bool> {
 
     let plan = arguments.plan;
     let disk = (plan == Plan::Faults).then_some(arguments.disk);
-    let mut cluster = Cluster::start(&binary, &dir, (plan.first(), plan.most()), disk).await?;
+    let mut cluster = Cluster::start(&binary, &dir, plan.shape(), disk).await?;
     let outcome = course(arguments, &mut cluster, seed).await;
     let (course, history, placed) = match outcome {
         Ok(outcome) => outcome,

@@ -137,6 +137,8 @@ impl Node {
             peers: (1..=self.size).map(|place| place.to_string()).collect(),
             bootstrap_expect: usize::try_from(self.size).unwrap_or_default(),
             shards: SHARDS,
+            replicas: 3,
+            levels: zwerm_cluster::level::Levels::up_to(None),
             raft: RaftConfig {
                 snapshot_after_entries: SNAPSHOT_ENTRIES,
                 keep_entries: SNAPSHOT_ENTRIES / 10,

@@ -319,6 +319,15 @@ mod tests {
         let plain = encoded(&record()).len();
         let bytes = encoded(&of_outbox);
         assert_eq!(bytes.len(), plain + 3);
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            hex,
+            "0303010c2473686172652f672f612f2b213d0370756203612f6203ac02dc0b0e\
+             120474657874\
+             2a060a016b120176\
+             32312e35"
+                .replace(' ', "")
+        );
         assert_eq!(take_record(&mut bytes.freeze()), Ok((3, of_outbox)));
     }
 

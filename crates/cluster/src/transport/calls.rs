@@ -20,6 +20,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 
+use zwerm_machine::level::Level;
+
 use super::Dial;
 use super::proto::peer_client::PeerClient;
 use super::proto::{
@@ -43,6 +45,9 @@ pub(super) const TARGET_KEY: &str = "zwerm-target";
 pub(super) const CLUSTER_KEY: &str = "zwerm-cluster";
 /// Metadata key of an answer: the incarnation of the node that answers.
 pub(super) const INCARNATION_KEY: &str = "zwerm-incarnation";
+
+/// Metadata key: the newest feature level that the caller's program can.
+pub(super) const LEVEL_KEY: &str = "zwerm-level";
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 const UNARY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,6 +85,7 @@ impl From<Status> for CallError {
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
     node: NodeId,
+    level: Level,
     cluster: Arc<OnceLock<String>>,
     /// Whom it calls; `None`: whoever lives at the address.
     target: Option<NodeId>,
@@ -89,6 +95,7 @@ impl Interceptor for Caller {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let metadata = request.metadata_mut();
         metadata.insert(NODE_KEY, MetadataValue::from(self.node));
+        metadata.insert(LEVEL_KEY, MetadataValue::from(self.level));
         if let Some(target) = self.target {
             metadata.insert(TARGET_KEY, MetadataValue::from(target));
         }
@@ -129,9 +136,13 @@ impl std::fmt::Debug for Peers {
 }
 
 impl Peers {
-    /// An empty address book.
-    pub(crate) fn new(node: NodeId, cluster: Arc<OnceLock<String>>, dial: Arc<dyn Dial>) -> Self {
-        Self { dial, caller: Caller { node, cluster, target: None }, book: Arc::default() }
+    /// An empty address book of a node whose program can this level.
+    pub(crate) fn new(
+        (node, level): (NodeId, Level),
+        cluster: Arc<OnceLock<String>>,
+        dial: Arc<dyn Dial>,
+    ) -> Self {
+        Self { dial, caller: Caller { node, level, cluster, target: None }, book: Arc::default() }
     }
 
     /// Notes where an incarnation of a node is to be found, unless a newer one is known; a changed address, or another
@@ -338,7 +349,7 @@ mod tests {
         const NODE: NodeId = 2;
         let incarnation = |start: u64| start << 20;
         let (dialled, mut connections) = mpsc::channel(8);
-        let peers = Peers::new(1, Arc::default(), Arc::new(BlackHole(dialled)));
+        let peers = Peers::new((1, 1), Arc::default(), Arc::new(BlackHole(dialled)));
         peers.learn(NODE, incarnation(1), "node:7100");
         let call = |peers: Peers| async move { peers.kick(NODE, KickRequest::default()).await };
         let waiting = tokio::spawn(call(peers.clone()));

@@ -12,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
+use zwerm_machine::level::said;
 use zwerm_raft::GroupId;
 use zwerm_wire::TopicFilter;
 
-use super::calls::{CLUSTER_KEY, INCARNATION_KEY, MAX_MESSAGE, NODE_KEY, TARGET_KEY};
+use super::calls::{CLUSTER_KEY, INCARNATION_KEY, LEVEL_KEY, MAX_MESSAGE, NODE_KEY, TARGET_KEY};
 use super::gathered::Gathered;
 use super::proto::peer_server::{Peer, PeerServer};
 use super::proto::propose_reply::Outcome;
@@ -78,6 +79,13 @@ impl Service {
         // A node of an older version does not say whom it means.
         if text(TARGET_KEY).is_some_and(|target| target.parse() != Ok(self.shared.own.id)) {
             return Err(Status::failed_precondition("another node lives here now"));
+        }
+        let level = text(LEVEL_KEY).and_then(|level| level.parse().ok()).map_or(1, said);
+        if level < self.shared.level() {
+            return Err(Status::failed_precondition(format!(
+                "the cluster is at feature level {}, and the caller can no more than {level}",
+                self.shared.level()
+            )));
         }
         text(NODE_KEY)
             .and_then(|node| node.parse().ok())

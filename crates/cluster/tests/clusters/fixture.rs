@@ -10,7 +10,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use zwerm_cluster::forward::LaneLimits;
-use zwerm_cluster::{Cluster, Config, LeaseConfig, Local, MemoryNet, NodeId, OutboxMessage, RaftConfig};
+use zwerm_cluster::level::{Level, Levels};
+use zwerm_cluster::{
+    Cluster, Config, LeaseConfig, Local, MemoryNet, NodeId, OutboxMessage, RaftConfig, StartError,
+};
 
 use crate::disk::Disk;
 
@@ -47,6 +50,8 @@ pub fn config(node: NodeId, start: u64, nodes: u64) -> Config {
         peers: (1..=nodes).map(address).collect(),
         bootstrap_expect: usize::try_from(nodes).unwrap(),
         shards: 4,
+        replicas: 3,
+        levels: Levels::up_to(None),
         raft: RaftConfig {
             heartbeat: Duration::from_millis(80),
             election_min: Duration::from_millis(300),
@@ -89,6 +94,10 @@ pub struct World<A> {
     /// Nodes that form the cluster, and whose names are known to all.
     pub expect: usize,
     pub peers: Vec<String>,
+    /// Replicas of a shard of a new cluster.
+    pub replicas: u32,
+    /// The newest level that a node started from now on can; `None`: all that there are.
+    pub max_level: Option<Level>,
     /// Log entries after which a Raft group takes a snapshot; a tenth stays.
     pub snapshot_entries: u64,
     /// Of those that are not named and found as their id says.
@@ -107,6 +116,8 @@ impl<A> World<A> {
             lanes: LaneLimits::default(),
             expect: usize::try_from(size).unwrap(),
             peers: (1..=size).map(address).collect(),
+            replicas: 3,
+            max_level: None,
             snapshot_entries: RaftConfig::default().snapshot_after_entries,
             seats: BTreeMap::new(),
             size,
@@ -128,6 +139,16 @@ impl<A> World<A> {
         local: Arc<dyn Local>,
         app: impl FnOnce(&Cluster, mpsc::Receiver<OutboxMessage>) -> A,
     ) {
+        self.try_start_with(node, local, app).await.unwrap();
+    }
+
+    /// The same with a node that may refuse to.
+    pub async fn try_start_with(
+        &mut self,
+        node: NodeId,
+        local: Arc<dyn Local>,
+        app: impl FnOnce(&Cluster, mpsc::Receiver<OutboxMessage>) -> A,
+    ) -> Result<(), StartError> {
         let start = self.starts.entry(node).or_default();
         *start += 1;
         let start = *start;
@@ -150,13 +171,16 @@ impl<A> World<A> {
             cluster_addr: at,
             peers: self.peers.clone(),
             bootstrap_expect: self.expect,
+            replicas: self.replicas,
+            levels: Levels::up_to(self.max_level),
             ..defaults
         };
         let dial = Arc::new(self.net.dialer(&address(node)));
         let engine = Arc::<Disk>::clone(self.disks.entry(node).or_default());
-        let (cluster, outbox) = Cluster::start(config, engine, dial, incoming, local).await.unwrap();
+        let (cluster, outbox) = Cluster::start(config, engine, dial, incoming, local).await?;
         let app = app(&cluster, outbox);
         self.nodes.insert(node, Node { cluster, app });
+        Ok(())
     }
 
     pub fn cluster(&self, node: NodeId) -> &Cluster {

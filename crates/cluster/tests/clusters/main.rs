@@ -12,6 +12,7 @@ mod disk;
 mod fixture;
 mod forming;
 mod lanes;
+mod levels;
 mod members;
 mod membership;
 mod owners;

@@ -11,20 +11,20 @@ use zwerm_machine::records::{Acknowledge, Claim, Enqueue, Message, Placement, Su
 use crate::fixture::{Seat, World, soon, until};
 use crate::recorder::App;
 
-type Nodes = World<App>;
+pub type Nodes = World<App>;
 
 /// Sessions of the load; they spread over all shards.
 const SESSIONS: usize = 8;
 
 /// Messages for durable sessions, queued and read by one node all the time.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     read: Arc<AtomicU64>,
     sessions: Vec<tokio::task::JoinHandle<u64>>,
 }
 
 impl Load {
-    fn begin(cluster: &Cluster) -> Self {
+    pub fn begin(cluster: &Cluster) -> Self {
         let (stop, read) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let session = |number| {
             let ends = (Arc::clone(&stop), Arc::clone(&read));
@@ -34,13 +34,13 @@ impl Load {
     }
 
     /// Waits until so many more messages were read.
-    async fn goes_on(&self) {
+    pub async fn goes_on(&self) {
         let before = self.read.load(Ordering::SeqCst);
         until("messages are read", || self.read.load(Ordering::SeqCst) > before + 50).await;
     }
 
     /// Ends it; how many messages there were.
-    async fn end(self) -> u64 {
+    pub async fn end(self) -> u64 {
         self.stop.store(true, Ordering::SeqCst);
         let mut all = 0;
         for session in self.sessions {
@@ -120,9 +120,9 @@ fn placement(world: &Nodes, node: NodeId) -> Vec<Placement> {
 
 /// Waits until the shards are held by exactly these nodes, spread and led evenly, and the control group has so many
 /// voters, all of them among the nodes.
-async fn settled(world: &Nodes, members: &[NodeId]) {
+pub async fn settled(world: &Nodes, members: &[NodeId]) {
     let members: BTreeSet<NodeId> = members.iter().copied().collect();
-    let replicas = members.len().min(3);
+    let replicas = members.len().min(world.replicas as usize);
     let votes = (members.len().min(5) - 1) / 2 * 2 + 1;
     for &node in &members {
         let what = || {

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use zwerm_cluster::forward::{Inbound, Origin, Receiver, Record};
 use zwerm_cluster::receipt::{Bell, Receipt, Ticket};
-use zwerm_cluster::{Local, NodeId, OutboxMessage};
+use zwerm_cluster::{Cluster, Local, NodeId, OutboxMessage, StartError};
 use zwerm_wire::TopicFilter;
 
 use crate::fixture::World;
@@ -78,11 +78,22 @@ pub struct App {
     pub outbox: Mutex<mpsc::Receiver<OutboxMessage>>,
 }
 
+/// What a node calls, and what the test holds of it.
+fn parts() -> (Arc<Door>, impl FnOnce(&Cluster, mpsc::Receiver<OutboxMessage>) -> App) {
+    let recorder = Arc::new(Recorder::default());
+    (Arc::new(Door(Arc::clone(&recorder))), |_, outbox| App { recorder, outbox: Mutex::new(outbox) })
+}
+
 impl World<App> {
     pub async fn start(&mut self, node: NodeId) {
-        let recorder = Arc::new(Recorder::default());
-        let door = Arc::new(Door(Arc::clone(&recorder)));
-        self.start_with(node, door, |_, outbox| App { recorder, outbox: Mutex::new(outbox) }).await;
+        let (door, app) = parts();
+        self.start_with(node, door, app).await;
+    }
+
+    /// Starts a node that may refuse to.
+    pub async fn try_start(&mut self, node: NodeId) -> Result<(), StartError> {
+        let (door, app) = parts();
+        self.try_start_with(node, door, app).await
     }
 
     /// Three nodes that are a cluster.

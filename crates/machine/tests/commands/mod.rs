@@ -177,6 +177,7 @@ pub(crate) fn form() -> Form {
         placement: [1, 0]
             .map(|shard| Placement { shard, voters: voters.clone(), ..Placement::default() })
             .to_vec(),
+        ..Form::default()
     }
 }
 
@@ -208,7 +209,7 @@ pub(crate) fn shard_routes(
 }
 
 pub(crate) fn control_command(at_ms: u64, command: control_command::Command) -> ControlCommand {
-    ControlCommand { command: Some(command), at_ms }
+    ControlCommand { at_ms, ..ControlCommand::from(command) }
 }
 
 /// Applies a control command and tells why it was ignored, if it was.

@@ -9,7 +9,7 @@ use crate::fixture::*;
 
 fn batch(incarnation: u64, sequence: u64, commands: Vec<Command>) -> ShardBatch {
     let commands = commands.into_iter().map(|command| shard_command(NOW, command)).collect();
-    ShardBatch { commands, producer_node: 1, producer_incarnation: incarnation, sequence }
+    ShardBatch { commands, producer_node: 1, producer_incarnation: incarnation, sequence, level: 0 }
 }
 
 fn epochs(replies: &ShardReplies) -> Vec<u64> {

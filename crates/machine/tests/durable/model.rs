@@ -432,7 +432,7 @@ impl Model {
 /// Applies a command as a numbered batch.
 fn apply(replica: &mut Replica, sequence: u64, command: &Command) -> ShardReplies {
     let commands = vec![shard_command(NOW, command.clone())];
-    let batch = ShardBatch { commands, producer_node: 5, producer_incarnation: 1, sequence };
+    let batch = ShardBatch { commands, producer_node: 5, producer_incarnation: 1, sequence, level: 0 };
     let replies = replica.shard.apply_batch(&batch);
     replica.take_effects();
     replies

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use tracing_subscriber::EnvFilter;
+use zwerm_cluster::level::REPLICA_CHOICES;
 
 use super::keys::{LISTENER_KEYS, idle};
 use super::load::Said;
@@ -72,6 +73,13 @@ impl Rules<'_> {
                 return self.refused("cluster.advertise", problem);
             }
             None => {}
+        }
+        if !REPLICA_CHOICES.contains(&cluster.replicas) {
+            let problem = format!(
+                "{} is not possible: 1, 3, 5 or 7 replicas are (of an even number no more may fail than of one less)",
+                cluster.replicas
+            );
+            return self.refused("cluster.replicas", problem);
         }
         if cluster.bootstrap_expect > 1 && cluster.peers.is_empty() {
             let problem =

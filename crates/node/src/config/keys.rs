@@ -3,6 +3,8 @@
 //! Loading, showing and the reference document walk these tables. A key that does nothing yet is not here, so that
 //! nobody believes it works.
 
+use zwerm_cluster::level::{NEWEST, OLDEST};
+
 use super::{Config, Limits, ListenerConfig, Setting};
 
 /// One key of a section whose fields live in `T`.
@@ -211,6 +213,28 @@ const CLUSTER: &[Key<Config>] = &[
             "shards",
             |c| &mut c.cluster.shards,
             "Number of shards; fixed when the cluster is formed and ignored afterwards.",
+        ),
+    ),
+    within(
+        1,
+        7,
+        &key(
+            "replicas",
+            |c| &mut c.cluster.replicas,
+            "Replicas of each shard of a new cluster: 1, 3, 5 or 7; as many as there are nodes, if these are fewer. With 3 one \
+             node may fail at a time, with 5 two: what is stored is then on five disks, and acknowledged when three have it. \
+             Ignored once the cluster is formed; then `zwerm ctl cluster replicas` changes it.",
+        ),
+    ),
+    within(
+        OLDEST as u64,
+        NEWEST as u64,
+        &key(
+            "max_level",
+            |c| &mut c.cluster.max_level,
+            "Holds the cluster at this feature level while you may want to go back to the version before: the level rises by \
+             itself when all nodes can more, and never falls. By default the newest that this version can. See \
+             docs/operating.md.",
         ),
     ),
     within(

@@ -75,6 +75,10 @@ pub struct ClusterConfig {
     pub bootstrap_expect: u16,
     /// Number of shards of a cluster that this node helps to form.
     pub shards: u32,
+    /// Replicas of its shards: 1, 3, 5 or 7.
+    pub replicas: u32,
+    /// The newest feature level that this node says it can; `None`: the newest that the program can.
+    pub max_level: Option<u32>,
     /// Log entries of a Raft group between two of its snapshots.
     pub snapshot_entries: u64,
     /// The StatefulSet that this node is a pod of, if it may ask Kubernetes for it.
@@ -421,6 +425,8 @@ impl Default for Config {
                 peers: Vec::new(),
                 bootstrap_expect: 1,
                 shards: 16,
+                replicas: 3,
+                max_level: None,
                 snapshot_entries: 10_000,
                 kubernetes_statefulset: None,
                 leave_grace: 240,

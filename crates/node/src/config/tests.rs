@@ -64,6 +64,8 @@ advertise = "pod-0.zwerm:7200"
 peers = ["pod-1.zwerm:7200", "[::1]:7100"]
 bootstrap_expect = 3
 shards = 4
+replicas = 5
+max_level = 1
 snapshot_entries = 500
 kubernetes_statefulset = "zwerm"
 leave_grace = 30
@@ -169,6 +171,8 @@ fn every_key() -> Config {
             peers: vec!["pod-1.zwerm:7200".into(), "[::1]:7100".into()],
             bootstrap_expect: 3,
             shards: 4,
+            replicas: 5,
+            max_level: Some(1),
             snapshot_entries: 500,
             kubernetes_statefulset: Some("zwerm".into()),
             leave_grace: 30,
@@ -357,6 +361,10 @@ const WRONG: &[(&str, &str)] = &[
         "[cluster]\nbootstrap_expect = 3",
         "zwerm.toml:2: cluster.bootstrap_expect: 3 nodes are expected but cluster.peers is empty",
     ),
+    ("[cluster]\nreplicas = 4", "zwerm.toml:2: cluster.replicas: 4 is not possible: 1, 3, 5 or 7"),
+    ("[cluster]\nreplicas = 9", "zwerm.toml:2: cluster.replicas: 9 is out of range: 1 to 7"),
+    ("[cluster]\nmax_level = 0", "zwerm.toml:2: cluster.max_level: 0 is out of range: 1 to "),
+    ("[cluster]\nmax_level = \"new\"", "zwerm.toml:2: cluster.max_level: expected an integer, found"),
     ("[cluster]\nadvertise = \"x:0\"", "zwerm.toml:2: cluster.advertise: \"x:0\" is no host:port"),
     (
         "[cluster]\nlisten = \"0.0.0.0:7100\"",

@@ -170,6 +170,21 @@ macro_rules! positive_numbers {
 }
 positive_numbers!(NonZeroU16, NonZeroU32);
 
+/// Whole numbers that need not be said.
+impl Setting for Option<u32> {
+    fn assign(&mut self, value: &Value, limits: Limits) -> Result<(), String> {
+        self.get_or_insert_default().assign(value, limits)
+    }
+
+    fn shown(&self) -> Option<toml::Value> {
+        self.as_ref().and_then(Setting::shown)
+    }
+
+    fn accepts(&self, limits: Limits) -> String {
+        limits.in_numbers()
+    }
+}
+
 impl Setting for String {
     fn assign(&mut self, value: &Value, _: Limits) -> Result<(), String> {
         value.text("a string")?.clone_into(self);

@@ -1,8 +1,9 @@
 //! `zwerm ctl`: administration over the HTTP ports of nodes.
 //!
-//! Here: what can be typed, which node is meant and how it is asked. What is asked of nodes is in `node`. Start at
-//! [`run`].
+//! Here: what can be typed, which node is meant and how it is asked. What is asked of nodes is in `node`, what of the
+//! cluster in `cluster`. Start at [`run`].
 
+mod cluster;
 mod node;
 
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ Examples:
   zwerm ctl node undrain node-2                  let clients in again
   zwerm ctl node leave node-2                    the cluster shrinks by node-2
   zwerm ctl node remove node-3                   node-3 is dead for ever
+  zwerm ctl cluster replicas 5                   each shard on five nodes: any two may fail
 
 Nodes take changes from programs of their own machine only, unless http.token_file is set; then --token-file is needed.";
 
@@ -46,6 +48,9 @@ enum Subject {
     /// The nodes of the cluster
     #[command(subcommand, after_help = EXAMPLES)]
     Node(node::Command),
+    /// What holds for the whole cluster
+    #[command(subcommand, after_help = EXAMPLES)]
+    Cluster(cluster::Command),
 }
 
 /// Does what was asked for.
@@ -55,6 +60,7 @@ enum Subject {
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.subject {
         Subject::Node(command) => node::run(command).await,
+        Subject::Cluster(command) => cluster::run(command).await,
     }
 }
 
@@ -109,6 +115,14 @@ impl Target {
             );
         }
         Ok(chosen)
+    }
+
+    /// The first node that answers, and what it says.
+    async fn any(&self) -> anyhow::Result<(Chosen, Status)> {
+        let token = self.token_file.as_deref().map(read_token).transpose()?;
+        let (address, status) = status::first_answer(&self.http).await?;
+        let name = status.known.node.name.clone();
+        Ok((Chosen { name, address, token }, status))
     }
 
     /// The id of a node that does not answer, and one that does, to be asked to remove it.

@@ -14,7 +14,7 @@ use zwerm_admin::{Drain, DrainRequest, DrainState, Leaving, NodeId, RemoveReques
 
 use super::{Chosen, Target};
 use crate::status::report::{NodeReport, Report};
-use crate::status::table::{Table, role, state};
+use crate::status::table::{Table, features, role, state};
 use crate::status::{self, print};
 
 const LIST: &str = "\
@@ -145,8 +145,13 @@ pub(super) struct UndrainArguments {
 pub(super) async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::List(target) => {
-            let nodes = rows(&status::collect(&target.http).await?);
-            print(&if target.json { serde_json::to_string_pretty(&nodes)? + "\n" } else { table(&nodes) })
+            let report = status::collect(&target.http).await?;
+            let nodes = rows(&report);
+            print(&if target.json {
+                serde_json::to_string_pretty(&nodes)? + "\n"
+            } else {
+                table(&nodes) + &features(&report)
+            })
         }
         Command::Drain(arguments) => drain(arguments).await,
         Command::Undrain(UndrainArguments { name, target }) => {
@@ -258,6 +263,10 @@ struct Row {
     control: &'static str,
     /// Raft groups that it leads.
     leads: usize,
+    /// The newest feature level that its program can; `null`: in no cluster yet.
+    newest_level: Option<u32>,
+    /// That of the cluster.
+    cluster_level: u32,
     /// `null`: it did not answer.
     clients: Option<u64>,
     mqtt_addr: Option<String>,
@@ -278,6 +287,8 @@ fn rows(report: &Report) -> Vec<Row> {
             state: state(node),
             control: role(node),
             leads: report.groups.iter().filter(|group| group.leader == Some(node.id)).count(),
+            newest_level: member.map(|member| member.newest_level),
+            cluster_level: report.levels.cluster,
             clients: status.map(|status| status.sessions.connected),
             mqtt_addr: member.map(|member| member.mqtt_addr.clone()),
             http_addr: member.map(|member| member.http_addr.clone()),
@@ -290,7 +301,7 @@ fn rows(report: &Report) -> Vec<Row> {
 
 fn table(nodes: &[Row]) -> String {
     let mut table = Table::new(&[
-        "<NODE", "<STATE", "<CONTROL", ">LEADS", ">CLIENTS", "<MQTT", "<HTTP", "<CLUSTER", "<ID",
+        "<NODE", "<STATE", "<CONTROL", ">LEADS", ">LEVEL", ">CLIENTS", "<MQTT", "<HTTP", "<CLUSTER", "<ID",
     ]);
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     for node in nodes {
@@ -299,6 +310,7 @@ fn table(nodes: &[Row]) -> String {
             node.state.to_owned(),
             node.control.to_owned(),
             node.leads.to_string(),
+            node.newest_level.map_or_else(|| "-".to_owned(), |level| level.to_string()),
             node.clients.map_or_else(|| "?".to_owned(), |clients| clients.to_string()),
             or_dash(&node.mqtt_addr),
             or_dash(&node.http_addr),
@@ -320,10 +332,10 @@ mod tests {
     fn the_list_says_who_leads_how_many_and_why_somebody_is_missing() {
         let page = table(&rows(&report()));
         let wanted = "\
-NODE    STATE  CONTROL  LEADS  CLIENTS  MQTT            HTTP            CLUSTER         ID
-node-1  up     leader       3       10  127.0.0.1:1883  127.0.0.1:8080  127.0.0.1:7100  0000000000000001
-node-2  up     voter        0       20  127.0.0.1:1884  127.0.0.1:8081  127.0.0.1:7101  0000000000000002
-node-3  down   voter        0        ?  127.0.0.1:1885  127.0.0.1:8082  127.0.0.1:7102  0000000000000003
+NODE    STATE  CONTROL  LEADS  LEVEL  CLIENTS  MQTT            HTTP            CLUSTER         ID
+node-1  up     leader       3      2       10  127.0.0.1:1883  127.0.0.1:8080  127.0.0.1:7100  0000000000000001
+node-2  up     voter        0      2       20  127.0.0.1:1884  127.0.0.1:8081  127.0.0.1:7101  0000000000000002
+node-3  down   voter        0      1        ?  127.0.0.1:1885  127.0.0.1:8082  127.0.0.1:7102  0000000000000003
 node-3: did not answer
 ";
         assert_eq!(page, wanted, "\n{page}");

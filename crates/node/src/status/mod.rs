@@ -68,7 +68,7 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
 /// # Errors
 /// When none of them does.
 pub(crate) async fn collect(urls: &[String]) -> anyhow::Result<Report> {
-    let status = first_answer(urls).await?;
+    let (_, status) = first_answer(urls).await?;
     let others: Vec<&NodeRow> =
         status.known.nodes.iter().filter(|node| node.id != status.known.node.id).collect();
     let answers = join_all(others.iter().map(|node| ask_other(node))).await;
@@ -76,12 +76,13 @@ pub(crate) async fn collect(urls: &[String]) -> anyhow::Result<Report> {
     Ok(Report::merge(status, answers))
 }
 
-/// The status of the first node that answers.
-async fn first_answer(urls: &[String]) -> anyhow::Result<Status> {
+/// The first node that answers, and its status.
+pub(crate) async fn first_answer(urls: &[String]) -> anyhow::Result<(HttpAddress, Status)> {
     let mut failed = Vec::new();
     for url in urls {
-        match ask(&HttpAddress::parse(url)?, FIRST_WITHIN).await {
-            Ok(status) => return Ok(status),
+        let address = HttpAddress::parse(url)?;
+        match ask(&address, FIRST_WITHIN).await {
+            Ok(status) => return Ok((address, status)),
             Err(error) => failed.push(format!("{error:#}")),
         }
     }

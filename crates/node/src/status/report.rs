@@ -7,13 +7,17 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use zwerm_admin::{GroupRow, GroupState, NodeId, NodeRow, Status};
+use zwerm_admin::{GroupRow, GroupState, Levels, NodeId, NodeRow, Status};
 
 /// The cluster as its nodes describe it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     /// `None` until the cluster is formed.
     pub(crate) cluster_id: Option<String>,
+    /// As the node that was asked first knows: the others may hear of it a moment later.
+    pub(crate) levels: Levels,
+    /// How many replicas shards are to have; 0 until the cluster is formed.
+    pub(crate) replicas: u32,
     /// All known nodes, by name.
     pub(crate) nodes: Vec<NodeReport>,
     /// All groups that an answering node hosts, control first, then by number.
@@ -38,6 +42,7 @@ impl Report {
     pub(crate) fn merge(first: Status, answers: Vec<(NodeId, Result<Status, String>)>) -> Self {
         let cluster_id = first.known.cluster_id.clone();
         let (own_id, own_name) = (first.known.node.id, first.known.node.name.clone());
+        let (levels, replicas) = (first.known.levels.clone(), first.known.replicas);
         let members = first.known.nodes.clone();
         let mut answers: BTreeMap<NodeId, Result<Status, String>> = answers.into_iter().collect();
         answers.insert(own_id, Ok(first));
@@ -68,7 +73,7 @@ impl Report {
             });
         }
         nodes.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
-        Self { cluster_id, nodes, groups }
+        Self { cluster_id, levels, replicas, nodes, groups }
     }
 
     /// The name of a node, or its id when it has none here.
@@ -138,6 +143,7 @@ pub(crate) mod tests {
             incarnation: 1,
             draining: false,
             leaving: false,
+            newest_level: if id == 3 { 1 } else { 2 },
             since_ms: 0,
             cluster_addr: format!("127.0.0.1:{}", 7099 + id),
             mqtt_addr: format!("127.0.0.1:{}", 1882 + id),
@@ -160,6 +166,8 @@ pub(crate) mod tests {
                 },
                 readiness: Readiness::unless(vec![]),
                 drain: Drain::default(),
+                levels: Levels { cluster: 1, oldest: 1, newest: 2, held_back_by: vec!["node-3".into()] },
+                replicas: 3,
                 nodes: vec![member(1, NodeState::Up), member(2, NodeState::Up), member(3, NodeState::Down)],
                 groups: vec![
                     group("shard-10", state, 1, 7),

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use zwerm_admin::{DrainState, GroupRow, NodeState, VoterRole};
+use zwerm_admin::{DrainState, GroupRow, Levels, NodeState, VoterRole};
 
 use super::report::{NodeReport, Report};
 
@@ -14,6 +14,7 @@ const UNKNOWN: &str = "?";
 /// The whole page.
 pub(crate) fn draw(report: &Report) -> String {
     let mut page = headline(report);
+    page.push_str(&features(report));
     page.push('\n');
     page.push_str(&nodes(report));
     for node in &report.nodes {
@@ -63,6 +64,19 @@ fn headline(report: &Report) -> String {
         sum(|group| group.queued_messages),
         size(sum(|group| group.queued_bytes)),
     )
+}
+
+/// What the cluster can, and what keeps it from more; empty until it is formed.
+pub(crate) fn features(report: &Report) -> String {
+    let Levels { cluster, newest, held_back_by, .. } = &report.levels;
+    if *cluster == 0 {
+        return String::new();
+    }
+    let held_back = match held_back_by.as_slice() {
+        [] => String::new(),
+        nodes => format!(" ({newest} when {} can more)", nodes.join(", ")),
+    };
+    format!("feature level {cluster}{held_back}, {} replicas of each shard\n", report.replicas)
 }
 
 /// In a word.
@@ -273,6 +287,7 @@ mod tests {
         let wanted = "\
 cluster 5f2c: 2 of 3 nodes up, 30 clients connected, 12 routes, 10 retained messages
 6 durable sessions (4 not connected), 40000 messages queued for them (10.5 MB)
+feature level 1 (2 when node-3 can more), 3 replicas of each shard
 
 NODE    STATE  CONTROL  CLIENTS  SUBS  MSG IN/S  MSG OUT/S  KIN/S  KOUT/S  CONN/S  DROPPED    DISK  SYNC   UPTIME  MQTT            ID
 node-1  up     leader        10    20      1234          0      0       0       0        0  1.5 MB  fsync   1h01m  127.0.0.1:1883  0000000000000001
