@@ -14,7 +14,7 @@ mod status;
 mod view;
 
 pub use control::{
-    Changed, ControlError, Drain, DrainRequest, DrainState, Leaving, NodeControl, RemoveRequest,
+    Archive, Changed, ControlError, Drain, DrainRequest, DrainState, Leaving, NodeControl, RemoveRequest,
 };
 pub use exposition::{Buckets, Exposition};
 pub use guard::{Guard, TokenError, read_token};

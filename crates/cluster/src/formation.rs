@@ -64,9 +64,14 @@ pub(crate) fn load(engine: &dyn Engine) -> Result<Option<Formation>, StoreError>
 }
 
 async fn save(engine: Arc<dyn Engine>, disk_work: &DiskWork, formation: &Formation) -> Result<(), String> {
+    put_synced(engine, disk_work, FormationSpace::key(()), record(formation)).await
+}
+
+/// A formation as it is on a volume, under the key of [`FormationSpace`].
+pub(crate) fn record(formation: &Formation) -> Vec<u8> {
     let mut bytes = vec![FORMAT];
     bytes.extend(formation.encode_to_vec());
-    put_synced(engine, disk_work, FormationSpace::key(()), bytes).await
+    bytes
 }
 
 /// Writes one record; it is on the disk when this returns.
@@ -81,14 +86,22 @@ pub(crate) async fn put_synced(
 ) -> Result<(), String> {
     let mut batch = Batch::new();
     batch.put(key, Bytes::from(value));
-    let write = move || engine.commit(batch).and_then(|()| engine.sync());
+    let written = off_task(disk_work, move || engine.commit(batch).and_then(|()| engine.sync())).await?;
+    written.map_err(|error| error.to_string())
+}
+
+/// Does work that blocks where it holds up no task.
+///
+/// # Errors
+/// It panicked.
+pub(crate) async fn off_task<T: Send + 'static>(
+    disk_work: &DiskWork,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
     if matches!(disk_work, DiskWork::Inline(_)) {
-        return write().map_err(|error| error.to_string());
+        return Ok(work());
     }
-    match tokio::task::spawn_blocking(write).await {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    }
+    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
 }
 
 /// Introduces this node to its peers until it stops, and forms the cluster if there is none.

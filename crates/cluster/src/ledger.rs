@@ -122,6 +122,12 @@ impl Shared {
             reply: Bytes::new(),
         };
         let Some(group) = self.host.group(id) else { return Ok(not_leader(None)) };
+        // A backup holds the shard still.
+        let view = id.0.checked_sub(1).and_then(|shard| self.shard_view(shard));
+        let _pass = match &view {
+            Some(view) => Some(view.gate().pass().await),
+            None => None,
+        };
         let proposed = if request.command.is_empty() {
             group.linearize().await.map(|index| Proposed { index, reply: Bytes::new() })
         } else {

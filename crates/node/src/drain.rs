@@ -12,10 +12,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use zwerm_admin::{
-    Changed, ControlError, Drain, DrainRequest, DrainState, Leaving, NodeControl, NodeId, RemoveRequest,
+    Archive, Changed, ControlError, Drain, DrainRequest, DrainState, Leaving, NodeControl, NodeId,
+    RemoveRequest,
 };
 use zwerm_broker::Broker;
-use zwerm_cluster::LeaveError;
+use zwerm_cluster::{Backup, BackupError, LeaveError};
 use zwerm_gateway::{Doors, TokenBucket};
 use zwerm_wire::ReasonCode;
 
@@ -241,6 +242,18 @@ impl NodeControl for Drainer {
         Box::pin(async move {
             self.broker.cluster().remove(request.node.0).await.map_err(|error| refused(&error))?;
             Ok(Leaving { node: request.node })
+        })
+    }
+
+    fn backup(&self) -> Changed<'_, Archive> {
+        Box::pin(async move {
+            let begun = self.broker.cluster().backup(env!("CARGO_PKG_VERSION")).await;
+            let backup = begun.map_err(|error| match error {
+                BackupError::Refused(_) => ControlError::Refused(error.to_string()),
+                _ => ControlError::Unavailable(error.to_string()),
+            })?;
+            let chunks = async |mut backup: Backup| backup.next().await.map(|chunk| (chunk, backup));
+            Ok(Box::pin(futures::stream::unfold(backup, chunks)) as Archive)
         })
     }
 }

@@ -22,6 +22,7 @@ mod proto;
 mod record;
 mod records;
 mod replica;
+mod seed;
 mod serve;
 mod snapshot;
 mod status;
@@ -33,6 +34,7 @@ pub use group::{Group, GroupId, Proposed};
 pub use host::{FlushStats, Host};
 pub use machine::{Machine, Names, Records};
 pub use network::{MemoryNetwork, Network, NetworkError};
+pub use seed::seed;
 pub use status::{GroupStatus, Role};
 
 /// Random identity of a node, never used again after its volume is lost.

@@ -3,6 +3,7 @@
 mod archive;
 mod fixture;
 mod records;
+mod seeded;
 mod toll;
 
 use std::collections::BTreeSet;

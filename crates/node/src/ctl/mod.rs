@@ -1,8 +1,9 @@
 //! `zwerm ctl`: administration over the HTTP ports of nodes.
 //!
-//! Here: what can be typed, which node is meant and how it is asked. What is asked of nodes is in `node`. Start at
-//! [`run`].
+//! Here: what can be typed, which node is meant and how it is asked. What is asked of nodes is in `node`, and of the whole
+//! cluster in `backup`. Start at [`run`].
 
+mod backup;
 mod node;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand};
+use hyper::StatusCode;
 use hyper::body::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,6 +29,7 @@ Examples:
   zwerm ctl node undrain node-2                  let clients in again
   zwerm ctl node leave node-2                    the cluster shrinks by node-2
   zwerm ctl node remove node-3                   node-3 is dead for ever
+  zwerm ctl backup cluster.zwermbak              everything that the cluster keeps, in one file
 
 Nodes take changes from programs of their own machine only, unless http.token_file is set; then --token-file is needed.";
 
@@ -46,6 +49,8 @@ enum Subject {
     /// The nodes of the cluster
     #[command(subcommand, after_help = EXAMPLES)]
     Node(node::Command),
+    /// Take a backup of the whole cluster, or check one
+    Backup(backup::Arguments),
 }
 
 /// Does what was asked for.
@@ -55,6 +60,7 @@ enum Subject {
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.subject {
         Subject::Node(command) => node::run(command).await,
+        Subject::Backup(arguments) => backup::run(arguments).await,
     }
 }
 
@@ -111,6 +117,20 @@ impl Target {
         Ok(chosen)
     }
 
+    /// The first node that answers.
+    async fn choose_any(&self) -> anyhow::Result<Chosen> {
+        let token = self.token_file.as_deref().map(read_token).transpose()?;
+        let mut failed = Vec::new();
+        for url in &self.http {
+            let address = HttpAddress::parse(url)?;
+            match status::ask(&address, WITHIN).await {
+                Ok(status) => return Ok(Chosen { name: status.known.node.name, address, token }),
+                Err(error) => failed.push(format!("{error:#}")),
+            }
+        }
+        bail!("{}; say with --http where nodes are", failed.join("; "))
+    }
+
     /// The id of a node that does not answer, and one that does, to be asked to remove it.
     async fn choose_dead(&self, name: &str) -> anyhow::Result<(Chosen, NodeId)> {
         let token = self.token_file.as_deref().map(read_token).transpose()?;
@@ -149,13 +169,17 @@ impl Chosen {
                 format!("{} answered what this version of zwerm does not read", self.address)
             });
         }
-        let said: Option<Value> = serde_json::from_slice(&answer).ok();
+        Err(self.refusal(code, &answer))
+    }
+
+    /// What a node says why it does not do something.
+    fn refusal(&self, code: StatusCode, answer: &[u8]) -> anyhow::Error {
+        let said: Option<Value> = serde_json::from_slice(answer).ok();
         let why = said.as_ref().and_then(|said| said.get("error")?.as_str());
-        let error = match why {
+        match why {
             Some(why) => anyhow!("{} ({}) refused: {why}", self.name, self.address),
             None => anyhow!("{} ({}) answered {code}", self.name, self.address),
-        };
-        Err(error)
+        }
     }
 
     async fn status(&self) -> anyhow::Result<Status> {
