@@ -29,7 +29,7 @@ use crate::forward::{Body, Doubtful, Doubts, Inbound, InboundState, Record, sett
 use crate::leadership;
 use crate::leaving;
 use crate::ledger::CONTROL;
-use crate::levels::{self, Failure, Gate};
+use crate::levels::{self, Ceiling, Failure};
 use crate::members;
 use crate::overseer::{self, Overseer};
 use crate::placement::shard_of;
@@ -109,7 +109,7 @@ pub struct Shared {
     /// A group of this node ended by itself, or its program is not enough.
     pub(crate) broken: CancellationToken,
     /// What this program can.
-    pub(crate) gate: Gate,
+    pub(crate) ceiling: Ceiling,
     /// This node holds nothing any more and belongs to the cluster no longer.
     pub(crate) departed: CancellationToken,
     stop: CancellationToken,
@@ -179,7 +179,7 @@ impl Cluster {
         let (barrier, barrier_queue) = Barrier::new();
         let (outbox, outbox_messages) = mpsc::channel(OUTBOX);
         let broken = CancellationToken::new();
-        let gate = Gate::new(config.levels, broken.clone());
+        let ceiling = Ceiling::new(config.levels, broken.clone());
         let shared = Arc::new(Shared {
             config,
             own,
@@ -212,7 +212,7 @@ impl Cluster {
             tasks,
             leaving: CancellationToken::new(),
             broken,
-            gate,
+            ceiling,
             departed: CancellationToken::new(),
             stop: CancellationToken::new(),
         });
@@ -271,7 +271,7 @@ impl Cluster {
     /// disk is well, or with another program.
     pub async fn failed(&self) -> Failure {
         self.broken.cancelled().await;
-        self.gate.failure()
+        self.ceiling.failure()
     }
 
     /// Resolves when this node has given up everything that it held and is to end, because it was told to leave; or

@@ -83,7 +83,7 @@ pub(crate) async fn open_groups(shared: &Arc<Shared>) {
         lease.follow(control, &own);
     };
     let replica = ControlReplica::new(
-        shared.gate.clone(),
+        shared.ceiling.clone(),
         Arc::clone(&shared.control),
         Box::new(before),
         Box::new(after),
@@ -107,7 +107,7 @@ pub(crate) async fn open_shard(shared: &Arc<Shared>, placement: &Placement) -> C
     let (id, engine) = (group_of(shard), || Arc::clone(&shared.engine));
     let messages = MessageStore::new(id, engine(), shared.config.raft.disk_work.clone());
     let view = Arc::new(ShardView::new(messages));
-    let replica = ShardReplica::new(shared.gate.clone(), id, engine(), Arc::clone(&view));
+    let replica = ShardReplica::new(shared.ceiling.clone(), id, engine(), Arc::clone(&view));
     // Who comes later is told by the leader who votes.
     let founders = if placement.moved { &[][..] } else { &placement.voters };
     let (founders, watching) = (founders.iter().copied().collect(), CancellationToken::new());

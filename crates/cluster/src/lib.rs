@@ -4,6 +4,7 @@
 //! topics, but no sessions and no sockets of clients: the broker sits on top and is called through
 //! [`Local`]. Start at [`Cluster`].
 
+mod backup;
 mod barrier;
 mod batches;
 mod cluster;
@@ -40,6 +41,7 @@ mod status;
 mod takeover;
 mod transport;
 
+pub use backup::{ArchiveError, Backup, BackupError, Seed, Summary, inspect, restore};
 pub use cluster::{Cluster, Local};
 pub use config::{Config, WallClock};
 pub use error::StartError;

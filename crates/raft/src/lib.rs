@@ -23,6 +23,7 @@ mod pulse;
 mod record;
 mod records;
 mod replica;
+mod seed;
 mod serve;
 mod snapshot;
 mod status;
@@ -34,6 +35,7 @@ pub use group::{Group, GroupId, Proposed};
 pub use host::{FlushStats, Host};
 pub use machine::{Machine, Names, Records};
 pub use network::{MemoryNetwork, Network, NetworkError};
+pub use seed::seed;
 pub use status::{GroupStatus, Role};
 
 /// Random identity of a node, never used again after its volume is lost.

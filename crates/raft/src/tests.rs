@@ -4,6 +4,7 @@ mod archive;
 mod fixture;
 mod pulse;
 mod records;
+mod seeded;
 mod toll;
 
 use std::collections::BTreeSet;

@@ -25,9 +25,9 @@ use zwerm_machine::level::Level;
 use super::Dial;
 use super::proto::peer_client::PeerClient;
 use super::proto::{
-    Beat, DeliverReply, DeliverRequest, FormReply, Formation, ForwardAck, ForwardBatch, Grant, Introduction,
-    JoinReply, JoinRequest, KickReply, KickRequest, ProposeReply, ProposeRequest, RetainedBatch,
-    RetainedRequest, SettleReply, SettleRequest,
+    BackupReply, BackupRequest, Beat, DeliverReply, DeliverRequest, FormReply, Formation, ForwardAck,
+    ForwardBatch, Grant, Introduction, JoinReply, JoinRequest, KickReply, KickRequest, ProposeReply,
+    ProposeRequest, RetainedBatch, RetainedRequest, SettleReply, SettleRequest,
 };
 use super::raft_link::RaftLink;
 use super::severable::Severable;
@@ -300,6 +300,15 @@ impl Peers {
         request: RetainedRequest,
     ) -> Result<Streaming<RetainedBatch>, CallError> {
         within(UNARY_TIMEOUT, self.peer(node)?.data.retained(request)).await
+    }
+
+    /// Opens a backup of shards that the node leads.
+    pub(crate) async fn backup(
+        &self,
+        node: NodeId,
+        requests: ReceiverStream<BackupRequest>,
+    ) -> Result<Streaming<BackupReply>, CallError> {
+        within(UNARY_TIMEOUT, self.peer(node)?.data.backup(requests)).await
     }
 
     /// One Raft call.

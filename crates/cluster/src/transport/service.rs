@@ -21,13 +21,14 @@ use super::gathered::Gathered;
 use super::proto::peer_server::{Peer, PeerServer};
 use super::proto::propose_reply::Outcome;
 use super::proto::{
-    Beat, DeliverReply, DeliverRequest, FormReply, Formation, ForwardAck, ForwardBatch, Grant, Introduction,
-    JoinReply, JoinRequest, KickReply, KickRequest, ProposeReply, ProposeRequest, RaftCall, RaftReply,
-    RetainedBatch, RetainedRequest, SettleReply, SettleRequest,
+    BackupReply, BackupRequest, Beat, DeliverReply, DeliverRequest, FormReply, Formation, ForwardAck,
+    ForwardBatch, Grant, Introduction, JoinReply, JoinRequest, KickReply, KickRequest, ProposeReply,
+    ProposeRequest, RaftCall, RaftReply, RetainedBatch, RetainedRequest, SettleReply, SettleRequest,
 };
 use super::severable::Severable;
 use super::{Incoming, PeerStream};
 use crate::NodeId;
+use crate::backup::serve_backup;
 use crate::cluster::Shared;
 use crate::forward::accept_lane;
 use crate::queue::serve_queues;
@@ -211,6 +212,18 @@ impl Peer for Service {
     ) -> Result<Response<Self::DeliverStream>, Status> {
         self.caller(request.metadata())?;
         Ok(Response::new(Box::pin(serve_queues(&self.shared, request.into_inner()))))
+    }
+
+    type BackupStream = Replies<BackupReply>;
+
+    async fn backup(
+        &self,
+        request: Request<Streaming<BackupRequest>>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        self.caller(request.metadata())?;
+        let requests = request.into_inner().take_while(Result::is_ok).filter_map(Result::ok);
+        let replies = serve_backup(&self.shared, Box::pin(requests));
+        Ok(Response::new(Box::pin(ReceiverStream::new(replies).map(Ok))))
     }
 
     async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleReply>, Status> {

@@ -8,6 +8,7 @@
     reason = "tests"
 )]
 
+mod backups;
 mod disk;
 mod fixture;
 mod forming;

@@ -22,7 +22,7 @@ fn claim_of(world: &World<App>, node: NodeId, client_id: &str, will: Option<&str
     }
 }
 
-async fn claim(world: &World<App>, node: NodeId, client_id: &str, will: Option<&str>) -> Claimed {
+pub async fn claim(world: &World<App>, node: NodeId, client_id: &str, will: Option<&str>) -> Claimed {
     let claim = claim_of(world, node, client_id, will);
     soon("a claim", world.cluster(node).claim(claim)).await.unwrap()
 }
@@ -33,7 +33,7 @@ async fn release(world: &World<App>, node: NodeId, client_id: &str, epoch: u64, 
 }
 
 /// Takes wills off the outboxes of all nodes, confirms them and adds their topics.
-fn take_wills(world: &World<App>, topics: &mut Vec<String>) {
+pub fn take_wills(world: &World<App>, topics: &mut Vec<String>) {
     for node in world.nodes.values() {
         let mut outbox = node.app.outbox.lock();
         while let Ok(will) = outbox.try_recv() {
@@ -44,7 +44,7 @@ fn take_wills(world: &World<App>, topics: &mut Vec<String>) {
 }
 
 /// Nothing is left to publish in any shard.
-fn outboxes_are_empty(world: &World<App>) -> bool {
+pub fn outboxes_are_empty(world: &World<App>) -> bool {
     world
         .nodes
         .values()

@@ -95,7 +95,7 @@ impl Disk {
         Self::Sled(Arc::new(tempfile::tempdir().unwrap()))
     }
 
-    fn open(&self) -> Arc<dyn Engine> {
+    pub(super) fn open(&self) -> Arc<dyn Engine> {
         match self {
             Self::Memory(engine) => engine.clone(),
             Self::Sled(dir) => Arc::new(SledEngine::open(dir.path(), 8 << 20, SyncMode::Fsync).unwrap()),
@@ -161,6 +161,11 @@ impl Cluster {
             }
         }
         cluster
+    }
+
+    /// Has a node that is to be started find this disk.
+    pub(super) fn give_disk(&mut self, node: NodeId, disk: Disk) {
+        self.disks.insert(node, disk);
     }
 
     /// Starts a node from its disk.
