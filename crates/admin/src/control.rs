@@ -6,12 +6,17 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use axum::body::Bytes;
+use futures::Stream;
 use serde::{Deserialize, Serialize};
 
 use crate::NodeId;
 
 /// What a change comes to.
 pub type Changed<'a, T> = Pin<Box<dyn Future<Output = Result<T, ControlError>> + Send + 'a>>;
+
+/// An archive, as its bytes come. Whether it is whole they say themselves.
+pub type Archive = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
 
 /// A node as its HTTP port changes it. Who may do so was checked before.
 pub trait NodeControl: Send + Sync + 'static {
@@ -29,6 +34,9 @@ pub trait NodeControl: Send + Sync + 'static {
 
     /// Has shards be held by more or fewer nodes; does not wait until they are.
     fn set_replicas(&self, request: Replicas) -> Changed<'_, Replicas>;
+
+    /// Takes a backup of the whole cluster; the archive comes after the answer.
+    fn backup(&self) -> Changed<'_, Archive>;
 }
 
 /// Why a change was not made.

@@ -14,7 +14,8 @@ mod status;
 mod view;
 
 pub use control::{
-    Changed, ControlError, Drain, DrainRequest, DrainState, Leaving, NodeControl, RemoveRequest, Replicas,
+    Archive, Changed, ControlError, Drain, DrainRequest, DrainState, Leaving, NodeControl, RemoveRequest,
+    Replicas,
 };
 pub use exposition::{Buckets, Exposition};
 pub use guard::{Guard, TokenError, read_token};

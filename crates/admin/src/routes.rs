@@ -2,10 +2,11 @@
 //!
 //! Knows no socket. Start at [`router`].
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::connect_info::ConnectInfo;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{Method, StatusCode, Uri, header};
@@ -13,6 +14,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use futures::StreamExt as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -27,7 +29,7 @@ pub(crate) struct Shared {
 }
 
 /// Every path that this port answers, for the 404.
-const PATHS: [&str; 10] = [
+const PATHS: [&str; 11] = [
     "/healthz",
     "/readyz",
     "/metrics",
@@ -37,6 +39,7 @@ const PATHS: [&str; 10] = [
     "/api/v1/node/leave",
     "/api/v1/node/remove",
     "/api/v1/cluster/replicas",
+    "/api/v1/cluster/backup",
     "/api/v1/openapi.json",
 ];
 
@@ -54,6 +57,7 @@ pub(crate) fn router(shared: Shared) -> Router {
         .route("/api/v1/node/leave", post(leave))
         .route("/api/v1/node/remove", post(remove))
         .route("/api/v1/cluster/replicas", post(set_replicas))
+        .route("/api/v1/cluster/backup", post(backup))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .route_layer(from_fn_with_state(shared.clone(), guarded));
     Router::new()
@@ -165,6 +169,17 @@ async fn set_replicas(State(shared): State<Shared>, body: Bytes) -> Response {
     }
 }
 
+/// Gives the archive away as it is made; whoever goes away ends that.
+async fn backup(State(shared): State<Shared>) -> Response {
+    match shared.node.control.backup().await {
+        Ok(archive) => {
+            let body = Body::from_stream(archive.map(Ok::<_, Infallible>));
+            ([(header::CONTENT_TYPE, "application/octet-stream")], body).into_response()
+        }
+        Err(error) => not_done(&error),
+    }
+}
+
 /// What a change asks for; an empty body is the default. JSON whatever the content type says.
 fn read<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, serde_json::Error> {
     if body.is_empty() { Ok(T::default()) } else { serde_json::from_slice(body) }
@@ -178,8 +193,14 @@ fn not_understood(error: &serde_json::Error) -> Response {
 async fn answer<T: Serialize>(change: Changed<'_, T>) -> Response {
     match change.await {
         Ok(changed) => Json(changed).into_response(),
-        Err(ControlError::Refused(reason)) => failure(StatusCode::CONFLICT, &reason),
-        Err(ControlError::Unavailable(reason)) => failure(StatusCode::SERVICE_UNAVAILABLE, &reason),
+        Err(error) => not_done(&error),
+    }
+}
+
+fn not_done(error: &ControlError) -> Response {
+    match error {
+        ControlError::Refused(reason) => failure(StatusCode::CONFLICT, reason),
+        ControlError::Unavailable(reason) => failure(StatusCode::SERVICE_UNAVAILABLE, reason),
     }
 }
 

@@ -110,6 +110,15 @@ impl NodeControl for Scripted {
         let refused = || ControlError::Refused("of an even number no more may fail".into());
         Box::pin(async move { if request.replicas.is_multiple_of(2) { Err(refused()) } else { Ok(request) } })
     }
+
+    fn backup(&self) -> Changed<'_, Archive> {
+        Box::pin(async move {
+            if !self.ready.load(Ordering::Relaxed) {
+                return Err(ControlError::Unavailable("shard 1 does not come to rest".into()));
+            }
+            Ok(Box::pin(futures::stream::iter([Bytes::from("zwerm"), Bytes::from("bak")])) as Archive)
+        })
+    }
 }
 
 struct Running {
@@ -289,6 +298,26 @@ async fn the_openapi_document_is_true_of_every_path() {
             conforms(&document, &answer[kind]["schema"], &value, path);
         }
     }
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_backup_comes_in_pieces_and_a_refusal_says_why() {
+    let node = running().await;
+    let (code, kind, body) = node.send("POST", "/api/v1/cluster/backup", &[], "").await;
+    let wanted = (StatusCode::OK, "application/octet-stream", "zwermbak");
+    assert_eq!((code, kind.as_str(), body.as_str()), wanted);
+    node.view.ready.store(false, Ordering::Relaxed);
+    let (code, said) = node.post("/api/v1/cluster/backup", &[], "").await;
+    assert_eq!(
+        (code, &said["error"]),
+        (StatusCode::SERVICE_UNAVAILABLE, &"shard 1 does not come to rest".into())
+    );
+    let (code, _, body) = node.request("GET", "/api/v1/cluster/backup").await;
+    assert_eq!(code, StatusCode::METHOD_NOT_ALLOWED);
+    assert!(body.contains("POST"), "{body}");
+    let (code, _) = node.post("/api/v1/cluster/backup", &[("origin", "http://elsewhere")], "").await;
+    assert_eq!(code, StatusCode::FORBIDDEN);
     node.stop().await;
 }
 

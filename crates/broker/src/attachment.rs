@@ -94,6 +94,8 @@ impl Ownership {
             for filter in &filters {
                 drop(inner.route(filter).await);
             }
+            // Whoever claims the client next asks this node only as long as it owns it.
+            inner.cluster.taken_over(&release.client_id, release.epoch).await;
             if let Err(error) = inner.cluster.release(release).await {
                 // The node is stopping: its death releases what it owned.
                 tracing::debug!(%error, "a client was not released");

@@ -145,7 +145,7 @@ impl Broker {
             inner.local.counters.attach_failed.add(1);
         })?;
         // Also when this connection is outdated itself by now: nobody else knows of the one before it.
-        inner.kick_previous(&client_id, &claimed);
+        let taken_over = inner.end_previous(&client_id, &claimed);
         let mailbox = Arc::new(Mailbox::new(inner.local.config.queue, Bell::new()));
         if !attaching.attach(claimed.epoch, &mailbox) {
             return Err(AttachError::TakenOver);
@@ -179,7 +179,7 @@ impl Broker {
             released: resumed.released.iter().map(|position| packet_id_of(*position)).collect(),
             attachment,
         };
-        inner.resume(attached, &resumed.subscriptions).await
+        inner.begin(attached, taken_over, &resumed.subscriptions).await
     }
 
     /// What this broker counted.
@@ -289,16 +289,19 @@ impl Inner {
         }
     }
 
-    /// Makes a continued session's subscriptions live; without, the client must not be told that it is continued.
-    async fn resume(
+    /// Waits until the connection before this one has ended, and makes a continued session's subscriptions live;
+    /// without, the client must not be told that it is connected.
+    async fn begin(
         &self,
         attached: Attached,
+        taken_over: impl Future<Output = ()>,
         subscriptions: &[Subscription],
     ) -> Result<Attached, AttachError> {
         let patience = self.local.config.attach_timeout;
         let subscribing = attached.attachment.subscribing();
         let resumed = async { subscriptions.is_empty() || subscribing.resume(subscriptions).await };
-        if tokio::time::timeout(patience, resumed).await == Ok(true) {
+        let begun = async { tokio::join!(taken_over, resumed).1 };
+        if tokio::time::timeout(patience, begun).await == Ok(true) {
             return Ok(attached);
         }
         self.local.counters.attach_failed.add(1);
@@ -307,10 +310,16 @@ impl Inner {
         Err(AttachError::Unavailable)
     }
 
-    /// Tells the owner before this one to close.
-    fn kick_previous(&self, client_id: &ByteString, claimed: &Claimed) {
-        if let Some(previous) = claimed.previous.as_ref().filter(|previous| previous.connected) {
-            self.cluster.kick(previous.node, previous.incarnation, client_id.to_string(), claimed.epoch);
+    /// Begins to end the connection before this one; returns when it has ended (P3).
+    fn end_previous(&self, client_id: &ByteString, claimed: &Claimed) -> impl Future<Output = ()> + use<> {
+        let previous = claimed.previous.as_ref().filter(|previous| previous.connected);
+        let taken_over = previous.map(|previous| {
+            self.cluster.take_over((previous.node, previous.incarnation), client_id, claimed.epoch)
+        });
+        async move {
+            if let Some(taken_over) = taken_over {
+                taken_over.await;
+            }
         }
     }
 

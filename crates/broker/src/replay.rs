@@ -133,7 +133,8 @@ pub(crate) struct Replay {
     filter: TopicFilter,
     subscriber: Arc<Subscriber>,
     skip: bool,
-    begun: Arc<Begun>,
+    /// `None` when all is with the head: that is the end of it for the mailbox, whenever this task is run again.
+    begun: Option<Arc<Begun>>,
     budget: Budget,
     /// `Some` until the head is complete.
     head: Option<(oneshot::Sender<Head>, Vec<Delivery>)>,
@@ -151,7 +152,7 @@ impl Replay {
     ) -> (Self, oneshot::Receiver<Head>) {
         let skip = line.options.retain_handling == RetainHandling::SendIfNew && !is_new;
         let (sender, head) = oneshot::channel();
-        let (begun, filter) = (Arc::new(begun), line.filter);
+        let (begun, filter) = (Some(Arc::new(begun)), line.filter);
         (
             Self { filter, subscriber, skip, begun, budget, head: Some((sender, Vec::new())), durable: None },
             head,
@@ -183,7 +184,8 @@ impl Replay {
                 tracing::warn!(%error, %filter, "retained messages could not be read for a subscription");
             }
         }
-        self.end_head();
+        let begun = self.begun.take();
+        self.end_head(begun);
         if let Some(durable) = self.durable.take() {
             durable.committed().await;
         }
@@ -224,15 +226,16 @@ impl Replay {
                 head.push(delivery);
                 return true;
             }
-            self.end_head();
+            let begun = self.begun.clone();
+            self.end_head(begun);
         }
         self.subscriber.mailbox.replay(delivery).await
     }
 
-    fn end_head(&mut self) {
-        if let Some((sender, deliveries)) = self.head.take() {
+    fn end_head(&mut self, begun: Option<Arc<Begun>>) {
+        if let Some(((sender, deliveries), begun)) = self.head.take().zip(begun) {
             // Nobody waits any more: the connection is gone.
-            drop(sender.send(Head { deliveries, begun: Arc::clone(&self.begun) }));
+            drop(sender.send(Head { deliveries, begun }));
         }
     }
 

@@ -13,7 +13,7 @@ use zwerm_machine::records::{
     shard_reply::Reply,
 };
 
-use crate::cluster::{Shared, kick};
+use crate::cluster::Shared;
 use crate::ledger::group_of;
 use crate::shards::{Answer, Job, ShardQueue};
 use crate::transport::proto::{KickRequest, ProposeRequest};
@@ -101,10 +101,21 @@ fn settle(shared: &Arc<Shared>, answer: Answer, reply: ShardReply) -> Option<Job
 /// all the same.
 fn give_back(shared: &Arc<Shared>, client_id: String, reply: &ShardReply) -> Option<Job> {
     let Some(Reply::Claimed(claimed)) = &reply.reply else { return None };
-    if let Some(Owner { node, incarnation, connected: true, .. }) = claimed.previous {
-        let request = KickRequest { client_id: client_id.clone(), epoch: claimed.epoch, incarnation };
-        kick(shared, node, request);
-    }
-    let release = Release { client_id, epoch: claimed.epoch, fire_will: false, expiry_s: None, sent: 0 };
-    Some(Job::new(Command::Release(release), Answer::Nobody))
+    let epoch = claimed.epoch;
+    let release = Release { client_id, epoch, fire_will: false, expiry_s: None, sent: 0 };
+    let Some(Owner { node, incarnation, connected: true, .. }) = claimed.previous else {
+        return Some(Job::new(Command::Release(release), Answer::Nobody));
+    };
+    let request = KickRequest { client_id: release.client_id.clone(), epoch, incarnation, node };
+    let (over, releasing) = (shared.take_over(request), Arc::clone(shared));
+    shared.spawn(async move {
+        // Until then whoever claims it asks this node, which alone knows of the connection before.
+        over.await;
+        let Ok(shard) = releasing.client_of(&release.client_id) else { return };
+        if let Err(error) = shard.release(release).await {
+            // The node is stopping: its death releases what it owned.
+            tracing::debug!(%error, "a claim was not given back");
+        }
+    });
+    None
 }

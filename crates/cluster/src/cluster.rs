@@ -29,7 +29,7 @@ use crate::forward::{Body, Doubtful, Doubts, Inbound, InboundState, Record, sett
 use crate::leadership;
 use crate::leaving;
 use crate::ledger::CONTROL;
-use crate::levels::{self, Failure, Gate};
+use crate::levels::{self, Ceiling, Failure};
 use crate::members;
 use crate::overseer::{self, Overseer};
 use crate::placement::shard_of;
@@ -38,13 +38,13 @@ use crate::replica::{ControlView, ShardView};
 use crate::routes::{self, RouteClient, RouteQueue};
 use crate::settled::Settled;
 use crate::shards::{ShardClient, ShardCounters, ShardError};
-use crate::transport::proto::{Formation, Introduction, KickRequest};
+use crate::takeover::Takeovers;
+use crate::transport::proto::{Formation, Introduction};
 use crate::transport::{CallError, Dial, Incoming, Peers, serve};
 use crate::{Config, Lanes, Lease, NodeId, OutboxMessage, Own, StartError, lease};
 
 /// Wills that wait to be published by the broker.
 const OUTBOX: usize = 1_024;
-const KICK_RETRY: Duration = Duration::from_millis(200);
 
 /// What the cluster asks of the broker on this node.
 pub trait Local: Inbound {
@@ -101,6 +101,7 @@ pub struct Shared {
     pub routes: RouteClient,
     pub(crate) barrier: Barrier,
     pub(crate) settled: Arc<Settled>,
+    pub(crate) takeovers: Takeovers,
     pub(crate) outbox: mpsc::Sender<OutboxMessage>,
     tasks: TaskTracker,
     /// No lease is kept any more.
@@ -108,7 +109,7 @@ pub struct Shared {
     /// A group of this node ended by itself, or its program is not enough.
     pub(crate) broken: CancellationToken,
     /// What this program can.
-    pub(crate) gate: Gate,
+    pub(crate) ceiling: Ceiling,
     /// This node holds nothing any more and belongs to the cluster no longer.
     pub(crate) departed: CancellationToken,
     stop: CancellationToken,
@@ -178,7 +179,7 @@ impl Cluster {
         let (barrier, barrier_queue) = Barrier::new();
         let (outbox, outbox_messages) = mpsc::channel(OUTBOX);
         let broken = CancellationToken::new();
-        let gate = Gate::new(config.levels, broken.clone());
+        let ceiling = Ceiling::new(config.levels, broken.clone());
         let shared = Arc::new(Shared {
             config,
             own,
@@ -206,11 +207,12 @@ impl Cluster {
             routes,
             barrier,
             settled: Arc::default(),
+            takeovers: Takeovers::default(),
             outbox,
             tasks,
             leaving: CancellationToken::new(),
             broken,
-            gate,
+            ceiling,
             departed: CancellationToken::new(),
             stop: CancellationToken::new(),
         });
@@ -269,7 +271,7 @@ impl Cluster {
     /// disk is well, or with another program.
     pub async fn failed(&self) -> Failure {
         self.broken.cancelled().await;
-        self.gate.failure()
+        self.ceiling.failure()
     }
 
     /// Resolves when this node has given up everything that it held and is to end, because it was told to leave; or
@@ -281,36 +283,6 @@ impl Cluster {
     /// Waits until this node belongs to a cluster; its id.
     pub async fn cluster_id(&self) -> String {
         self.formed().await.cluster_id.clone()
-    }
-
-    /// Tells an older owner of a client id to close. Goes on until it was told or is down; does not wait.
-    pub fn kick(&self, node: NodeId, incarnation: u64, client_id: String, epoch: u64) {
-        kick(&self.0, node, KickRequest { client_id, epoch, incarnation });
-    }
-}
-
-/// See [`Cluster::kick`].
-pub(crate) fn kick(shared: &Arc<Shared>, node: NodeId, request: KickRequest) {
-    if node == shared.own.id {
-        return shared.local.kick(&request.client_id, request.epoch);
-    }
-    let kicking = Arc::clone(shared);
-    shared.spawn(async move { tell_kick(&kicking, node, request).await });
-}
-
-/// Tells a node that older owners of a client id are to close; returns when it was told or is down.
-pub(crate) async fn tell_kick(shared: &Shared, node: NodeId, request: KickRequest) {
-    if node == shared.own.id {
-        return shared.local.kick(&request.client_id, request.epoch);
-    }
-    while !shared.is_gone(node, request.incarnation) {
-        match shared.peers.kick(node, request.clone()).await {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::debug!(node = format_args!("{node:016x}"), %error, "a kick failed; trying again")
-            }
-        }
-        tokio::time::sleep(KICK_RETRY).await;
     }
 }
 
@@ -445,8 +417,14 @@ impl Shared {
         is_up(&self.control.state(), node, incarnation)
     }
 
+    /// The nodes that are up, this one too, with their incarnations.
+    pub(crate) fn up_nodes(&self) -> Vec<(NodeId, u64)> {
+        let control = self.control.state();
+        control.nodes().filter(|node| node.up).map(|node| (node.id, node.incarnation)).collect()
+    }
+
     /// Whether this incarnation of a node is known to be dead. One that is not known yet may live.
-    fn is_gone(&self, node: NodeId, incarnation: u64) -> bool {
+    pub(crate) fn is_gone(&self, node: NodeId, incarnation: u64) -> bool {
         let state = self.control.state();
         let newest = state.node(node);
         state.is_removed(node)

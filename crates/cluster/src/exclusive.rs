@@ -7,15 +7,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::future::join_all;
 use zwerm_machine::records::{Exclude, Holder, Holds, Vacate};
 
 use crate::Cluster;
-use crate::cluster::{Shared, tell_kick};
+use crate::cluster::Shared;
 use crate::ledger::group_of;
 use crate::replica::ShardView;
 use crate::shards::ShardError;
-use crate::transport::proto::KickRequest;
+use crate::takeover::tell_all;
 
 /// How often holders that are gone are looked for, and how many of a shard are looked at then.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -42,7 +41,7 @@ impl Cluster {
             if held.held {
                 return Ok(false);
             }
-            self.end_before(&holder.client_id, held.before).await;
+            tell_all(self.shared(), &holder.client_id, held.before).await;
             gone = Some(holder);
         }
         Ok(false)
@@ -60,21 +59,6 @@ impl Cluster {
     /// holders that are gone. Runs by itself every minute.
     pub async fn sweep_exclusive(&self, places: &mut BTreeMap<u32, String>) {
         self.shared().sweep(places).await;
-    }
-
-    /// Returns when no node has a connection of this client with a smaller epoch, or is about to.
-    async fn end_before(&self, client_id: &str, epoch: u64) {
-        let control = self.control.state();
-        let up: Vec<_> =
-            control.nodes().filter(|node| node.up).map(|node| (node.id, node.incarnation)).collect();
-        join_all(up.into_iter().map(|(node, incarnation)| {
-            tell_kick(
-                self.shared(),
-                node,
-                KickRequest { client_id: client_id.to_owned(), epoch, incarnation },
-            )
-        }))
-        .await;
     }
 }
 

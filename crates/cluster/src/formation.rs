@@ -75,9 +75,14 @@ pub(crate) async fn note_level(shared: &Shared, formation: &Formation, level: Le
 }
 
 async fn save(engine: Arc<dyn Engine>, disk_work: &DiskWork, formation: &Formation) -> Result<(), String> {
+    put_synced(engine, disk_work, FormationSpace::key(()), record(formation)).await
+}
+
+/// A formation as it is on a volume, under the key of [`FormationSpace`].
+pub(crate) fn record(formation: &Formation) -> Vec<u8> {
     let mut bytes = vec![FORMAT];
     bytes.extend(formation.encode_to_vec());
-    put_synced(engine, disk_work, FormationSpace::key(()), bytes).await
+    bytes
 }
 
 /// Writes one record; it is on the disk when this returns.
@@ -92,14 +97,22 @@ pub(crate) async fn put_synced(
 ) -> Result<(), String> {
     let mut batch = Batch::new();
     batch.put(key, Bytes::from(value));
-    let write = move || engine.commit(batch).and_then(|()| engine.sync());
+    let written = off_task(disk_work, move || engine.commit(batch).and_then(|()| engine.sync())).await?;
+    written.map_err(|error| error.to_string())
+}
+
+/// Does work that blocks where it holds up no task.
+///
+/// # Errors
+/// It panicked.
+pub(crate) async fn off_task<T: Send + 'static>(
+    disk_work: &DiskWork,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
     if matches!(disk_work, DiskWork::Inline(_)) {
-        return write().map_err(|error| error.to_string());
+        return Ok(work());
     }
-    match tokio::task::spawn_blocking(write).await {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    }
+    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
 }
 
 /// Introduces this node to its peers until it stops, and forms the cluster if there is none.
@@ -154,7 +167,7 @@ async fn greet(shared: &Shared, address: &str) -> bool {
                 shared.departed.cancel();
             }
             if same_cluster {
-                shared.gate.hear(introduction.level);
+                shared.ceiling.hear(introduction.level);
             }
             for other in introduction.known.iter().filter(|_| same_cluster) {
                 shared.peers.learn(other.id, other.incarnation, &other.cluster_addr);

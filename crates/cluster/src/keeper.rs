@@ -20,7 +20,7 @@ use crate::ledger::shard_of_group;
 use crate::replica::ShardView;
 use crate::shards::ShardClient;
 
-/// Longest time without a look at the clock.
+/// Longest time of a leader without a look at the clock.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a leader stays before it makes way, and how much longer for each shard after the first: after a
 /// restart leaders move one after the other.
@@ -42,7 +42,8 @@ pub(crate) async fn keep_shard(shared: &Shared, group: &Group, view: &ShardView,
     let shard = shard_of_group(group.id());
     loop {
         let state = view.state();
-        if group.is_leader() {
+        let leads = group.is_leader();
+        if leads {
             let since = *leading.get_or_insert_with(Instant::now);
             end_what_is_lost(shared, client, &mut lost).await;
             if state.next_due_ms().is_some_and(|due| due <= shared.now_ms())
@@ -61,7 +62,7 @@ pub(crate) async fn keep_shard(shared: &Shared, group: &Group, view: &ShardView,
             changed = status.changed() => if changed.is_err() { return },
             changed = applied.changed() => if changed.is_err() { return },
             changed = control.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(wait), if leads => {}
         }
     }
 }

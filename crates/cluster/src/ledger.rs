@@ -129,6 +129,12 @@ impl Shared {
             reply: Bytes::new(),
         };
         let Some(group) = self.host.group(id) else { return Ok(not_leader(None)) };
+        // A backup holds the shard still.
+        let view = id.0.checked_sub(1).and_then(|shard| self.shard_view(shard));
+        let _pass = match &view {
+            Some(view) => Some(view.gate().pass().await),
+            None => None,
+        };
         let proposed = if request.command.is_empty() {
             group.linearize().await.map(|index| Proposed { index, reply: Bytes::new() })
         } else {
@@ -163,7 +169,7 @@ impl Shared {
             let needs = command.needs().ok_or_else(unknown)?;
             // These two bring the level themselves.
             let brings_it = matches!(command.command, Some(Command::Form(_) | Command::RaiseLevel(_)));
-            let level = if brings_it { self.gate.levels().newest } else { self.control.level() };
+            let level = if brings_it { self.ceiling.levels().newest } else { self.control.level() };
             if needs > level {
                 let reply = Reply::Ignored(Ignored { reason: Refusal::Level.into() });
                 return Ok(Err(ControlReply { reply: Some(reply) }.encode_to_vec().into()));

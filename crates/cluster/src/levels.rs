@@ -3,8 +3,8 @@
 //!
 //! What a level is and which command needs which is in the machine (`level.rs`). A program that cannot the level of its
 //! cluster is stopped at the earliest of four doors: by its own volume at the start, by what a member says when they
-//! introduce themselves, by the members, who answer no call of it, and last by [`Gate`], which applies nothing that the
-//! program does not know. Start at [`Gate`] and [`raise_level`].
+//! introduce themselves, by the members, who answer no call of it, and last by [`Ceiling`], which applies nothing that the
+//! program does not know. Start at [`Ceiling`] and [`raise_level`].
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -96,13 +96,13 @@ pub(crate) fn check(levels: Levels, cluster: Level) -> Result<(), LevelError> {
 /// Lets through what this program can, and ends the node at the first thing that it cannot: it would have another state
 /// than the others from then on. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Gate {
+pub(crate) struct Ceiling {
     levels: Levels,
     refused: Arc<OnceLock<LevelError>>,
     broken: CancellationToken,
 }
 
-impl Gate {
+impl Ceiling {
     /// `broken` is cancelled when something cannot be let through.
     pub(crate) fn new(levels: Levels, broken: CancellationToken) -> Self {
         Self { levels, refused: Arc::default(), broken }
@@ -148,7 +148,7 @@ impl Gate {
 /// Raises the level, as the leader of the control group, when all members can a higher one.
 pub(crate) async fn raise_level(shared: &Shared) {
     let control = shared.control.state();
-    let Some(raise) = control.next_level(shared.gate.levels().newest) else { return };
+    let Some(raise) = control.next_level(shared.ceiling.levels().newest) else { return };
     tracing::info!(
         from = control.level(),
         to = raise.level,
@@ -302,8 +302,8 @@ impl Shared {
 mod tests {
     use super::*;
 
-    fn gate(newest: Level) -> Gate {
-        Gate::new(Levels { oldest: 1, newest }, CancellationToken::new())
+    fn ceiling(newest: Level) -> Ceiling {
+        Ceiling::new(Levels { oldest: 1, newest }, CancellationToken::new())
     }
 
     #[test]
@@ -319,13 +319,13 @@ mod tests {
             (3, None, Some(too_old(3))),
             (0, None, Some(LevelError::Unknown)),
         ] {
-            let gate = gate(2);
-            assert_eq!(gate.admit(stamped, seen).err(), refused, "{stamped} {seen:?}");
-            assert_eq!(gate.broken.is_cancelled(), refused.is_some());
-            gate.hear(9);
-            assert_eq!(gate.failure(), Failure::Level(refused.unwrap_or(too_old(9))));
+            let ceiling = ceiling(2);
+            assert_eq!(ceiling.admit(stamped, seen).err(), refused, "{stamped} {seen:?}");
+            assert_eq!(ceiling.broken.is_cancelled(), refused.is_some());
+            ceiling.hear(9);
+            assert_eq!(ceiling.failure(), Failure::Level(refused.unwrap_or(too_old(9))));
         }
-        assert_eq!(gate(2).failure(), Failure::Disk);
+        assert_eq!(ceiling(2).failure(), Failure::Disk);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! topics, but no sessions and no sockets of clients: the broker sits on top and is called through
 //! [`Local`]. Start at [`Cluster`].
 
+mod backup;
 mod barrier;
 mod batches;
 mod cluster;
@@ -37,8 +38,10 @@ mod settled;
 mod shard_routes;
 mod shards;
 mod status;
+mod takeover;
 mod transport;
 
+pub use backup::{ArchiveError, Backup, BackupError, Seed, Summary, inspect, restore};
 pub use cluster::{Cluster, Local};
 pub use config::{Config, WallClock};
 pub use error::StartError;

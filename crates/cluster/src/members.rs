@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use zwerm_machine::Control;
 use zwerm_machine::records::{Move, Node, Placement, Removed, control_command::Command};
-use zwerm_raft::{Group, GroupStatus, MembersError};
+use zwerm_raft::{Group, GroupStatus, MembersError, Role};
 
 use crate::NodeId;
 use crate::cluster::Shared;
@@ -28,8 +28,13 @@ pub(crate) async fn tend_members(shared: &Shared) {
     let Some(group) = shared.control_group().await else { return };
     let mut tick = tokio::time::interval(shared.config.lease.interval / 2);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut status = group.watch();
     loop {
         tick.tick().await;
+        // An error means that the group is closed: the node is stopping.
+        if status.wait_for(|status| status.state == Role::Leader).await.is_err() {
+            return;
+        }
         if !group.is_leader() || !shared.control.state().is_formed() {
             continue;
         }

@@ -77,13 +77,15 @@ pub(crate) async fn publish_outbox(shared: &Shared, group: &Group, view: &ShardV
     let mut control = shared.control.applied();
     let mut window = Window::new(shard_of_group(group.id()));
     loop {
-        if group.is_leader() {
+        let leads = group.is_leader();
+        if leads {
             if window.fill(shared, view).await.is_err() {
                 return;
             }
         } else {
             window.reset();
         }
+        let is_left = leads && view.state().outbox_len() > 0;
         // All branches are cancel safe; a closed watch means that the node is stopping.
         tokio::select! {
             published = window.published() => match published {
@@ -103,7 +105,7 @@ pub(crate) async fn publish_outbox(shared: &Shared, group: &Group, view: &ShardV
             changed = applied.changed() => if changed.is_err() { return },
             changed = control.changed() => if changed.is_err() { return },
             // What could not be read is tried again, whatever happens meanwhile.
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(LOOK), if is_left => {}
         }
     }
 }

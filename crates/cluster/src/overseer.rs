@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use zwerm_machine::Control;
 use zwerm_machine::level::{DEFAULT_REPLICAS, said, said_replicas};
 use zwerm_machine::records::{ControlCommand, Form, Node, NodeDown, NodeUp, control_command::Command};
-use zwerm_raft::Group;
+use zwerm_raft::{Group, Role};
 
 use crate::cluster::Shared;
 use crate::ledger::CONTROL;
@@ -129,12 +129,17 @@ pub(crate) async fn oversee(shared: &Shared) {
     let Some(control) = shared.control_group().await else { return };
     let mut tick = tokio::time::interval(shared.config.lease.interval / 2);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut status = control.watch();
     loop {
         tick.tick().await;
         if control.is_leader() {
             lead(shared, &control).await;
-        } else {
-            shared.overseer.resign();
+            continue;
+        }
+        shared.overseer.resign();
+        // An error means that the group is closed: the node is stopping.
+        if status.wait_for(|status| status.state == Role::Leader).await.is_err() {
+            return;
         }
     }
 }

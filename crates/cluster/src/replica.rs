@@ -17,9 +17,11 @@ use zwerm_machine::records::{ControlCommand, ShardBatch};
 use zwerm_machine::{Control, Effects, Shard};
 use zwerm_raft::{GroupId, Machine, Names, Records};
 use zwerm_routing::RouteTable;
-use zwerm_store::{Engine, MessageLog};
+use zwerm_store::keyspace::{KeySpace, Pinned};
+use zwerm_store::{Batch, Engine, MessageLog, StoreError};
 
-use crate::levels::Gate;
+use crate::backup::{Gate, Pin};
+use crate::levels::Ceiling;
 use crate::queue::{Interests, MessageStore};
 
 /// The control group's state as this node has applied it.
@@ -77,7 +79,7 @@ pub(crate) type OnControl = Box<dyn Fn(&Control, u64) + Send + Sync>;
 
 /// [`Control`] under Raft.
 pub(crate) struct ControlReplica {
-    gate: Gate,
+    ceiling: Ceiling,
     machine: Control,
     view: Arc<ControlView>,
     before: OnControl,
@@ -89,8 +91,8 @@ pub(crate) struct ControlReplica {
 
 impl ControlReplica {
     /// `before` is called before anybody can see a new state, `after` when everybody can.
-    pub(crate) fn new(gate: Gate, view: Arc<ControlView>, before: OnControl, after: OnControl) -> Self {
-        Self { gate, machine: Control::new(), view, before, after, touched: false, failed: None }
+    pub(crate) fn new(ceiling: Ceiling, view: Arc<ControlView>, before: OnControl, after: OnControl) -> Self {
+        Self { ceiling, machine: Control::new(), view, before, after, touched: false, failed: None }
     }
 
     fn publish(&mut self, index: u64) {
@@ -117,7 +119,7 @@ impl fmt::Debug for ControlReplica {
 impl Machine for ControlReplica {
     fn apply(&mut self, _index: u64, command: Bytes) -> Bytes {
         let command = ControlCommand::decode(command).unwrap_or_default();
-        if let Err(error) = self.gate.admit(command.level, command.needs()) {
+        if let Err(error) = self.ceiling.admit(command.level, command.needs()) {
             self.failed.get_or_insert(error.to_string());
         }
         // Behind what it cannot apply nothing is: the state would be another than that of the others.
@@ -143,7 +145,7 @@ impl Machine for ControlReplica {
 
     fn restore(&mut self, snapshot: Bytes, index: u64) -> Result<(), String> {
         let machine = Control::decode_snapshot(&snapshot).map_err(|error| error.to_string())?;
-        self.gate.admit(machine.level(), Some(1)).map_err(|error| error.to_string())?;
+        self.ceiling.admit(machine.level(), Some(1)).map_err(|error| error.to_string())?;
         self.machine = machine;
         self.touched = true;
         self.publish(index);
@@ -159,6 +161,8 @@ pub struct ShardView {
     interests: Arc<Interests>,
     applied: watch::Sender<u64>,
     retired: CancellationToken,
+    gate: Gate,
+    pin: Pin,
 }
 
 impl ShardView {
@@ -169,7 +173,19 @@ impl ShardView {
             interests: Arc::default(),
             applied: watch::Sender::new(0),
             retired: CancellationToken::new(),
+            gate: Gate::default(),
+            pin: Pin::default(),
         }
+    }
+
+    /// Proposals that this node makes as the shard's leader go through it.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// What a backup keeps of the messages.
+    pub(crate) fn pin(&self) -> &Pin {
+        &self.pin
     }
 
     /// This node gives the shard up: whoever reads here is told to read elsewhere.
@@ -215,31 +231,50 @@ impl ShardView {
 /// early is named by nobody yet, and what is deleted early is waited for: see `queue/local.rs`.
 const COMMIT_BYTES: usize = 4 << 20;
 
+/// Records of messages that are looked at together when what a backup kept is deleted.
+const SWEPT: usize = 64;
+
 /// [`Shard`] under Raft.
-#[derive(Debug)]
 pub(crate) struct ShardReplica {
-    gate: Gate,
+    ceiling: Ceiling,
     group: u32,
     machine: Shard,
     view: Arc<ShardView>,
     log: MessageLog,
+    engine: Arc<dyn Engine>,
     /// Bytes of commands whose messages are not written yet.
     uncommitted: usize,
+    /// Since the last commit: what a backup keeps, as it was then. All entries of one batch see the same: what the first
+    /// ones forgot for good, a backup that began meanwhile does not name, for it reads behind the whole batch.
+    kept_below: Option<u64>,
     /// Whose queues changed since the last view.
     touched: Vec<Arc<str>>,
     /// The engine failed, or something came that this program cannot apply: no further state is shown.
     failed: Option<String>,
 }
 
+impl fmt::Debug for ShardReplica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShardReplica").field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
 impl ShardReplica {
-    pub(crate) fn new(gate: Gate, group: GroupId, engine: Arc<dyn Engine>, view: Arc<ShardView>) -> Self {
+    pub(crate) fn new(
+        ceiling: Ceiling,
+        group: GroupId,
+        engine: Arc<dyn Engine>,
+        view: Arc<ShardView>,
+    ) -> Self {
         Self {
-            gate,
+            ceiling,
             group: group.0,
             machine: Shard::new(),
             view,
-            log: MessageLog::new(group.0, engine),
+            log: MessageLog::new(group.0, Arc::clone(&engine)),
+            engine,
             uncommitted: 0,
+            kept_below: None,
             touched: Vec::new(),
             failed: None,
         }
@@ -249,15 +284,49 @@ impl ShardReplica {
     fn take_effects(&mut self) {
         let Effects { stored, forgotten, touched } = self.machine.take_effects();
         self.log.store(stored.iter().map(|(number, message)| (*number, message.encode_to_vec().into())));
-        forgotten.iter().for_each(|number| self.log.forget(*number));
+        let kept_below = *self.kept_below.get_or_insert_with(|| self.view.pin.below());
+        for number in &forgotten {
+            if *number < kept_below {
+                self.view.pin.defer(*number);
+            } else {
+                self.log.forget(*number);
+            }
+        }
         self.view.messages.remember(stored, &forgotten);
         self.touched.extend(touched);
     }
 
+    /// Deletes what a backup kept and did not release before the process ended. What is forgotten by entries that are
+    /// applied after this snapshot is forgotten again then.
+    fn sweep_pinned(&self) -> Result<(), StoreError> {
+        let mark = Pinned::key(self.group);
+        if self.view.pin.below() > 0 || self.engine.get(&mark)?.is_none() {
+            return Ok(());
+        }
+        let (mut keys, names) = (MessageLog::keys(self.group), self.names());
+        loop {
+            let page = self.engine.scan(&keys.start, &keys.end, SWEPT, false)?;
+            let Some((last, _)) = page.last() else { break };
+            keys.start = [last.as_ref(), &[0]].concat();
+            let mut batch = Batch::new();
+            page.into_iter().filter(|(key, value)| !names(key, value)).for_each(|(key, _)| batch.delete(key));
+            if !batch.is_empty() {
+                self.engine.commit(batch)?;
+            }
+        }
+        let mut batch = Batch::new();
+        batch.delete(mark);
+        self.engine.commit(batch)
+    }
+
     fn commit(&mut self) {
         self.uncommitted = 0;
+        let kept_below = self.kept_below.take().unwrap_or_else(|| self.view.pin.below());
+        if kept_below == 0 {
+            self.view.pin.release().into_iter().for_each(|number| self.log.forget(number));
+        }
         let machine = &self.machine;
-        if let Err(error) = self.log.commit(|number| machine.names_message(number)) {
+        if let Err(error) = self.log.commit(|number| number < kept_below || machine.names_message(number)) {
             tracing::error!(
                 group = self.group,
                 error = &error as &dyn std::error::Error,
@@ -274,7 +343,7 @@ impl Machine for ShardReplica {
         // What cannot be read is a command that is not known: no leader of this version lets either into the log.
         let batch = ShardBatch::decode(command);
         let (stamped, needs) = batch.as_ref().map_or((0, None), |batch| (batch.level, batch.needs()));
-        if let Err(error) = self.gate.admit(stamped, needs) {
+        if let Err(error) = self.ceiling.admit(stamped, needs) {
             self.failed.get_or_insert(error.to_string());
         }
         let replies = match batch {
@@ -310,6 +379,7 @@ impl Machine for ShardReplica {
 
     fn restore(&mut self, snapshot: Bytes, index: u64) -> Result<(), String> {
         self.machine = Shard::decode_snapshot(&snapshot).map_err(|error| error.to_string())?;
+        self.sweep_pinned().map_err(|error| error.to_string())?;
         self.view.publish(self.machine.clone(), index);
         self.view.interests.wake_all();
         Ok(())
@@ -322,9 +392,10 @@ impl Machine for ShardReplica {
     }
 
     fn names(&self) -> Names {
-        let machine = self.machine.clone();
+        let (machine, kept_below) = (self.machine.clone(), self.view.pin.below());
         Box::new(move |key, value| {
-            let is_named = |number: u64| number >= machine.next_message() || machine.names_message(number);
+            let is_new = |number: u64| number >= machine.next_message();
+            let is_named = |number| number < kept_below || is_new(number) || machine.names_message(number);
             // What cannot be read stays for people to look at.
             MessageLog::numbers(key, value).map_or(true, |numbers| numbers.into_iter().any(is_named))
         })

@@ -24,6 +24,7 @@ mod messages;
 mod outbox;
 mod peers;
 mod registry;
+mod reseed;
 mod retain;
 mod routes;
 mod session;

@@ -74,6 +74,20 @@ impl Messages {
         self.blocks.get(&block).is_some_and(|found| found.has(place))
     }
 
+    /// The numbers that are named, from one on, rising.
+    pub(crate) fn numbers(&self, from: u64) -> impl Iterator<Item = u64> {
+        let numbers = self.blocks.range(from / BLOCK..).flat_map(|(block, found)| {
+            let places = (0..64u8).filter(|place| found.has(*place));
+            places.map(move |place| block * BLOCK + u64::from(place))
+        });
+        numbers.skip_while(move |number| *number < from)
+    }
+
+    /// How many are named.
+    pub(crate) fn len(&self) -> u64 {
+        self.blocks.values().map(|found| u64::from(found.named.count_ones())).sum()
+    }
+
     /// Messages to be kept and numbers to be forgotten since the last call.
     pub(crate) fn take_effects(&mut self) -> (Vec<(u64, Message)>, Vec<u64>) {
         let mut forgotten = std::mem::take(&mut self.forgotten);
@@ -195,6 +209,10 @@ mod tests {
                 prop_assert_eq!(messages.is_named(number), model.contains_key(&number));
             }
             prop_assert!(messages.iter().eq(model.iter().map(|(number, count)| (*number, *count))));
+            for from in [0, 1, 63, 64, 100] {
+                prop_assert!(messages.numbers(from).eq(model.range(from..).map(|(number, _)| *number)));
+            }
+            prop_assert_eq!(messages.len(), model.len() as u64);
             let (stored, forgotten) = messages.take_effects();
             gone.sort_unstable();
             prop_assert_eq!(forgotten, gone);

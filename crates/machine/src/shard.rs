@@ -174,6 +174,17 @@ impl Shard {
         self.messages.is_named(number)
     }
 
+    /// The numbers of all messages that the state names, from one on, rising.
+    pub fn message_numbers(&self, from: u64) -> impl Iterator<Item = u64> {
+        self.messages.numbers(from)
+    }
+
+    /// How many messages the state names.
+    #[must_use]
+    pub fn named_messages(&self) -> u64 {
+        self.messages.len()
+    }
+
     /// The number that the next message gets: greater ones, and it, are named by later states only.
     #[must_use]
     pub fn next_message(&self) -> u64 {

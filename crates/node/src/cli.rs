@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::{ctl, passwd, pubsub, serve, status, up};
+use crate::{ctl, passwd, pubsub, restore, serve, status, up};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -36,6 +36,8 @@ enum Command {
     Status(status::Arguments),
     /// Administrate the nodes of a cluster over their HTTP ports
     Ctl(ctl::Arguments),
+    /// Write the data directory of the first node of a new cluster from a backup
+    Restore(restore::Arguments),
     /// Publish messages (flags as in mosquitto_pub)
     Pub(pubsub::PublishArguments),
     /// Subscribe and print messages (flags as in mosquitto_sub)
@@ -68,6 +70,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(arguments) => serve::run(&arguments),
+        Command::Restore(arguments) => restore::run(&arguments),
         Command::Passwd(arguments) => passwd::run(&arguments),
         Command::Bench(arguments) => zwerm_bench::run(&arguments),
         Command::Up(arguments) => blocking(Builder::new_current_thread(), up::run(arguments)),
@@ -147,6 +150,9 @@ mod tests {
             "zwerm ctl node drain node-2 --for-good --force --timeout 60 --http http://10.0.0.1:8080",
             "zwerm ctl node drain --no-wait --token-file /etc/zwerm/token",
             "zwerm ctl node undrain node-2",
+            "zwerm ctl backup cluster.zwermbak --http http://10.0.0.1:8080 --token-file /etc/zwerm/token --json",
+            "zwerm ctl backup verify cluster.zwermbak --json",
+            "zwerm restore cluster.zwermbak --data-dir /var/lib/zwerm --json",
             "zwerm bench fan-out --publish-to n1:1883 --subscribe-to n2:1883,n3:1883 -q 1 --json",
         ];
         for line in lines {
@@ -171,6 +177,9 @@ mod tests {
             ("zwerm down", InvalidSubcommand),
             ("zwerm ctl node", DisplayHelpOnMissingArgumentOrSubcommand),
             ("zwerm ctl node evict", InvalidSubcommand),
+            ("zwerm ctl backup", MissingRequiredArgument),
+            ("zwerm ctl backup verify", MissingRequiredArgument),
+            ("zwerm restore file", MissingRequiredArgument),
             ("zwerm ctl node drain --no-wait --timeout 5", ArgumentConflict),
             ("zwerm bench pub-sub -q 3", ValueValidation),
             ("zwerm bench pub-sub -m 1 --seconds 1", ArgumentConflict),

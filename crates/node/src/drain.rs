@@ -12,11 +12,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use zwerm_admin::{
-    Changed, ControlError, Drain, DrainRequest, DrainState, Leaving, NodeControl, NodeId, RemoveRequest,
-    Replicas,
+    Archive, Changed, ControlError, Drain, DrainRequest, DrainState, Leaving, NodeControl, NodeId,
+    RemoveRequest, Replicas,
 };
 use zwerm_broker::Broker;
-use zwerm_cluster::{LeaveError, ReplicasError};
+use zwerm_cluster::{Backup, BackupError, LeaveError, ReplicasError};
 use zwerm_gateway::{Doors, TokenBucket};
 use zwerm_wire::ReasonCode;
 
@@ -249,6 +249,18 @@ impl NodeControl for Drainer {
         Box::pin(async move {
             let set = self.broker.cluster().set_replicas(request.replicas).await;
             set.map(|()| request).map_err(|error| not_set(&error))
+        })
+    }
+
+    fn backup(&self) -> Changed<'_, Archive> {
+        Box::pin(async move {
+            let begun = self.broker.cluster().backup(env!("CARGO_PKG_VERSION")).await;
+            let backup = begun.map_err(|error| match error {
+                BackupError::Refused(_) => ControlError::Refused(error.to_string()),
+                _ => ControlError::Unavailable(error.to_string()),
+            })?;
+            let chunks = async |mut backup: Backup| backup.next().await.map(|chunk| (chunk, backup));
+            Ok(Box::pin(futures::stream::unfold(backup, chunks)) as Archive)
         })
     }
 }

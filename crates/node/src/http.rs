@@ -1,11 +1,11 @@
 //! One HTTP request: what `status`, `ctl` and `up` ask of nodes, and what `kubernetes` asks over a stream of its own.
 //!
-//! Plain HTTP to an address; no redirects. Start at [`get`] and [`post`].
+//! Plain HTTP to an address; no redirects. Start at [`get`], [`post`] and [`download`].
 
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::http::request::Builder;
 use hyper::{Request, StatusCode, Uri};
@@ -93,11 +93,83 @@ pub(crate) async fn post(
     (token, body): (Option<&str>, Bytes),
     within: Duration,
 ) -> Result<(StatusCode, Bytes), HttpError> {
-    let mut request = Request::post(path).header("content-type", "application/json");
-    if let Some(token) = token {
-        request = request.header("authorization", format!("Bearer {token}"));
-    }
+    let request = with_token(Request::post(path).header("content-type", "application/json"), token);
     exchange_within(address, request, body, within).await
+}
+
+/// What a request for a stream of bytes came to.
+#[derive(Debug)]
+pub(crate) enum Download {
+    /// It was taken to its end.
+    Whole,
+    /// The answer's code and body.
+    Refused(StatusCode, Bytes),
+}
+
+/// Asks for a stream of bytes with POST and gives each piece to `take`; no more than `stall` passes without one.
+///
+/// # Errors
+/// As [`post`]; [`HttpError::Exchange`] also if `take` fails.
+pub(crate) async fn download(
+    address: &HttpAddress,
+    path: &str,
+    token: Option<&str>,
+    stall: Duration,
+    take: impl FnMut(Bytes) -> std::io::Result<()>,
+) -> Result<Download, HttpError> {
+    let at = &address.0;
+    let broken = |problem| HttpError::Exchange { at: at.clone(), problem };
+    let request = with_token(Request::post(path), token);
+    let (stream, request) = dial(at, request, Bytes::new()).await?;
+    let handshake = http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|error| broken(error.to_string()))?;
+    let answer = async {
+        let response = within(at, stall, sender.send_request(request)).await?;
+        if response.status().is_success() {
+            return take_all(at, response.into_body(), stall, take).await.map(|()| Download::Whole);
+        }
+        let code = response.status();
+        let body = Limited::new(response.into_body(), LARGEST_ANSWER).collect();
+        Ok(Download::Refused(code, within(at, stall, body).await?.to_bytes()))
+    };
+    driven(connection, answer).await
+}
+
+async fn take_all(
+    at: &str,
+    mut body: Incoming,
+    stall: Duration,
+    mut take: impl FnMut(Bytes) -> std::io::Result<()>,
+) -> Result<(), HttpError> {
+    let broken = |problem| HttpError::Exchange { at: at.to_owned(), problem };
+    while let Some(frame) = tokio::time::timeout(stall, body.frame())
+        .await
+        .map_err(|_| HttpError::Timeout { at: at.to_owned(), within: stall })?
+    {
+        let frame = frame.map_err(|error| broken(format!("it broke off: {error}")))?;
+        if let Ok(piece) = frame.into_data() {
+            take(piece).map_err(|error| broken(format!("what came cannot be written: {error}")))?;
+        }
+    }
+    Ok(())
+}
+
+/// The result of a step of an exchange.
+async fn within<T, E: std::fmt::Display>(
+    at: &str,
+    within: Duration,
+    step: impl Future<Output = Result<T, E>>,
+) -> Result<T, HttpError> {
+    let done = tokio::time::timeout(within, step).await;
+    let done = done.map_err(|_| HttpError::Timeout { at: at.to_owned(), within })?;
+    done.map_err(|error| HttpError::Exchange { at: at.to_owned(), problem: error.to_string() })
+}
+
+fn with_token(request: Builder, token: Option<&str>) -> Builder {
+    match token {
+        Some(token) => request.header("authorization", format!("Bearer {token}")),
+        None => request,
+    }
 }
 
 async fn exchange_within(
@@ -113,15 +185,22 @@ async fn exchange_within(
 }
 
 async fn exchange(at: &str, request: Builder, body: Bytes) -> Result<(StatusCode, Bytes), HttpError> {
-    let broken = |problem| HttpError::Exchange { at: at.to_owned(), problem };
+    let (stream, request) = dial(at, request, body).await?;
+    converse(stream, request).await.map_err(|problem| HttpError::Exchange { at: at.to_owned(), problem })
+}
+
+/// A connection, and the request for it.
+async fn dial(
+    at: &str,
+    request: Builder,
+    body: Bytes,
+) -> Result<(TcpStream, Request<Full<Bytes>>), HttpError> {
     let stream =
         TcpStream::connect(at).await.map_err(|source| HttpError::Connect { at: at.to_owned(), source })?;
-    let request = request
-        .header("host", at)
-        .header("connection", "close")
-        .body(Full::new(body))
-        .map_err(|error| broken(error.to_string()))?;
-    converse(stream, request).await.map_err(broken)
+    let request = request.header("host", at).header("connection", "close").body(Full::new(body));
+    let request =
+        request.map_err(|error| HttpError::Exchange { at: at.to_owned(), problem: error.to_string() })?;
+    Ok((stream, request))
 }
 
 /// Sends one request over a stream of its own and gives the answer's code and body.
@@ -147,7 +226,11 @@ where
             .to_bytes();
         Ok((code, body))
     };
-    // the connection moves the bytes; it is driven here, beside the request, not in a task of its own
+    driven(connection, answer).await
+}
+
+/// The connection moves the bytes; it is driven here, beside the request, not in a task of its own.
+async fn driven<T>(connection: impl Future, answer: impl Future<Output = T>) -> T {
     let mut connection = std::pin::pin!(connection);
     let mut answer = std::pin::pin!(answer);
     tokio::select! {

@@ -58,6 +58,14 @@ pub enum IdentityError {
         /// The data directory.
         dir: PathBuf,
     },
+    /// Something is in a directory that must be empty.
+    #[error("{} is not empty ({found} is in it); give another directory, or move what is there away", dir.display())]
+    NotEmpty {
+        /// The directory.
+        dir: PathBuf,
+        /// The name of something in it.
+        found: String,
+    },
     /// The cluster id is known and another one.
     #[error(
         "this node belongs to cluster {ours}, not to {theirs}; point it at its own peers, or start it with an empty data directory"
@@ -214,6 +222,68 @@ impl Drop for Identity {
     }
 }
 
+/// A data directory that a node's data is written to before there is a node. Dropped unfinished, what was written is
+/// deleted again.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    dir: PathBuf,
+    finished: bool,
+    _lock: File,
+}
+
+/// Locks an empty directory, creating it if need be.
+///
+/// # Errors
+/// [`IdentityError::NotEmpty`], or when it cannot be used.
+pub(crate) fn prepare(dir: &Path) -> Result<Prepared, IdentityError> {
+    fs::create_dir_all(dir).map_err(failed("create", dir))?;
+    for entry in fs::read_dir(dir).map_err(failed("read", dir))? {
+        let name = entry.map_err(failed("read", dir))?.file_name();
+        // what mkfs leaves on a volume
+        if name != "lost+found" {
+            return Err(IdentityError::NotEmpty { dir: dir.to_owned(), found: name.display().to_string() });
+        }
+    }
+    let lock = lock(dir)?;
+    Ok(Prepared { dir: dir.to_owned(), finished: false, _lock: lock })
+}
+
+impl Prepared {
+    /// Where the database belongs.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.dir.join(DATABASE)
+    }
+
+    /// Makes it a node's, which belongs to a cluster already and has never run. Last of all: until then no node starts
+    /// here.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn finish(mut self, id: u64, cluster_id: &str) -> Result<(), IdentityError> {
+        let record = Record {
+            format: FORMAT,
+            id: format!("{id:016x}"),
+            name: String::new(),
+            incarnation: 0,
+            cluster_id: Some(cluster_id.to_owned()),
+            left: false,
+        };
+        write(&self.dir, &record)?;
+        self.finished = true;
+        Ok(())
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if !self.finished {
+            // what cannot be deleted keeps a node from starting here all the same
+            remove_database(&self.dir).ok();
+            fs::remove_file(self.dir.join(LOCK_FILE)).ok();
+        }
+    }
+}
+
 /// The process that uses a data directory: `None` when nobody does, `Some(None)` when it did not say who it is.
 ///
 /// # Errors
@@ -295,12 +365,7 @@ fn new_record(dir: &Path, name: &str) -> Result<Record, IdentityError> {
         let problem = format!("is missing although {} has a database", dir.display());
         return Err(IdentityError::Broken { path: dir.join(IDENTITY_FILE), problem });
     }
-    let id: u64 = loop {
-        let id = rand::random();
-        if id != 0 {
-            break id;
-        }
-    };
+    let id = new_id();
     Ok(Record {
         format: FORMAT,
         id: format!("{id:016x}"),
@@ -309,6 +374,16 @@ fn new_record(dir: &Path, name: &str) -> Result<Record, IdentityError> {
         cluster_id: None,
         left: false,
     })
+}
+
+/// Random, and never 0.
+pub(crate) fn new_id() -> u64 {
+    loop {
+        let id = rand::random();
+        if id != 0 {
+            return id;
+        }
+    }
 }
 
 /// Before the identity is: a start that is cut short in between does it again.
@@ -385,6 +460,26 @@ mod tests {
         let error = node.set_cluster_id("c2").unwrap_err();
         assert!(error.to_string().starts_with("this node belongs to cluster c1, not to c2"), "{error}");
         assert_eq!(node.cluster_id(), Some("c1"));
+    }
+
+    #[test]
+    fn an_empty_directory_is_prepared_and_becomes_a_nodes_at_the_end_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        fs::create_dir_all(data.join("lost+found")).unwrap();
+        let prepared = prepare(&data).unwrap();
+        assert!(matches!(prepare(&data), Err(IdentityError::NotEmpty { .. })), "somebody else is at it");
+        fs::create_dir(prepared.database()).unwrap();
+        drop(prepared);
+        assert_eq!(fs::read_dir(&data).unwrap().count(), 1, "nothing is left of one that was given up");
+        let prepared = prepare(&data).unwrap();
+        fs::create_dir(prepared.database()).unwrap();
+        prepared.finish(7, "c1").unwrap();
+        let error = prepare(&data).unwrap_err();
+        assert!(error.to_string().contains("is not empty"), "{error}");
+        let node = open_or_create(&data, "node-1").unwrap();
+        assert_eq!((node.id, node.incarnation, node.cluster_id()), (7, 1, Some("c1")));
+        assert_eq!(node.name, "node-1");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! joins the crates that do. Start at [`main`], or at [`app::App`] for the wiring of one node.
 
 pub mod app;
+mod archive;
 mod cli;
 pub mod config;
 mod ctl;
@@ -15,6 +16,7 @@ pub mod kubernetes;
 mod parts;
 mod passwd;
 mod pubsub;
+mod restore;
 mod serve;
 mod shutdown;
 mod status;

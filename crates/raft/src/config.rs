@@ -35,7 +35,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(150),
+            heartbeat: Duration::from_millis(200),
             election_min: Duration::from_millis(500),
             election_max: Duration::from_millis(1_000),
             snapshot_after_entries: 10_000,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use openraft::async_runtime::WatchReceiver;
+use openraft::async_runtime::{Instant, WatchReceiver};
 use openraft::errors::{
     ClientWriteError, Fatal, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError,
     RaftError,
@@ -147,6 +147,14 @@ impl Group {
         self.inner.status.clone()
     }
 
+    /// Whether this node leads and has had an answer of `node` no longer ago than this.
+    pub fn has_heard(&self, node: NodeId, within: Duration) -> bool {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let heard = metrics.heartbeat.as_ref().and_then(|heard| *heard.get(&node)?);
+        heard.is_some_and(|at| at.elapsed() <= within)
+    }
+
     /// Hands leadership to `to` and returns when this node has stopped to lead.
     ///
     /// # Errors
@@ -209,6 +217,16 @@ impl Group {
     /// [`ProposeError::Closed`].
     pub async fn snapshot(&self) -> Result<(), ProposeError> {
         self.inner.raft.trigger().snapshot().await.map_err(|error| closed(&error))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn raft(&self) -> &Raft {
+        &self.inner.raft
+    }
+
+    /// One round of the pulse.
+    pub(crate) async fn beat(&self) {
+        self.inner.server.beat().round(&self.inner.raft).await;
     }
 
     pub(crate) async fn handle(&self, request: Bytes) -> Result<Bytes, HandleError> {

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use zwerm_store::keyspace::{self, KeySpace, RaftLog, RaftSnapshot, RaftVote};
@@ -19,6 +19,7 @@ use crate::erase::erase;
 use crate::log::store::LogStore;
 use crate::log::writer::Writer;
 use crate::peer::Peers;
+use crate::pulse;
 use crate::records::{Incoming, Outgoing};
 use crate::replica::Replica;
 use crate::serve::Server;
@@ -40,6 +41,14 @@ struct Inner {
     network: Arc<dyn Network>,
     writer: Arc<Writer>,
     groups: RwLock<Groups>,
+    /// The task of the pulse; taken when it is ended.
+    pulse: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Inner {
+    fn open_groups(&self) -> Vec<Group> {
+        self.groups.read().open.values().map(|open| open.group.clone()).collect()
+    }
 }
 
 #[derive(Default)]
@@ -92,7 +101,7 @@ pub struct FlushStats {
 }
 
 impl Host {
-    /// Starts the log writer of this node. Opens no group.
+    /// Starts the log writer and the pulse of this node. Opens no group.
     ///
     /// # Errors
     /// [`HostError::Config`], or when the store cannot be read.
@@ -109,7 +118,12 @@ impl Host {
             .map_err(|source| StoreError::Io { action: "start the log writer", source })?;
         let groups = RwLock::new(Groups { known, ..Groups::default() });
         let (config, writer) = (Arc::new(config), Arc::new(writer));
-        Ok(Self { inner: Arc::new(Inner { node, config, openraft, disk, network, writer, groups }) })
+        let (heartbeat, pulse) = (config.heartbeat, Mutex::default());
+        let inner = Arc::new(Inner { node, config, openraft, disk, network, writer, groups, pulse });
+        let host = Arc::downgrade(&inner);
+        let running = pulse::run(heartbeat, move || Some(host.upgrade()?.open_groups()));
+        *inner.pulse.lock() = Some(tokio::spawn(running));
+        Ok(Self { inner })
     }
 
     /// This node.
@@ -267,7 +281,7 @@ impl Host {
         Ok(erased?)
     }
 
-    /// Closes all groups and the log writer; returns when their tasks and thread have ended. A group that is
+    /// Closes all groups, the pulse and the log writer; returns when their tasks and thread have ended. A group that is
     /// being opened meanwhile is not closed: end that first.
     pub async fn shutdown(&self) {
         let open = {
@@ -275,6 +289,13 @@ impl Host {
             groups.closed = true;
             std::mem::take(&mut groups.open)
         };
+        let pulse = self.inner.pulse.lock().take();
+        if let Some(pulse) = pulse {
+            pulse.abort();
+            if pulse.await.is_err_and(|error| error.is_panic()) {
+                tracing::error!("the pulse panicked");
+            }
+        }
         futures::future::join_all(open.into_values().map(Open::close)).await;
         self.inner.writer.stop().await;
     }

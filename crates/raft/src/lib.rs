@@ -5,7 +5,7 @@
 //!
 //! Start at [`Host`]: it opens a [`Group`] per state machine; a `Group` proposes commands and shows its
 //! [`GroupStatus`]. All groups of a host share one log writer thread, so that appends which wait at the same
-//! time share one `fdatasync`.
+//! time share one `fdatasync`, and one timer (`pulse.rs`), so that a group that has nothing to do costs little.
 
 mod config;
 mod consensus;
@@ -19,9 +19,11 @@ mod machine;
 mod network;
 mod peer;
 mod proto;
+mod pulse;
 mod record;
 mod records;
 mod replica;
+mod seed;
 mod serve;
 mod snapshot;
 mod status;
@@ -33,6 +35,7 @@ pub use group::{Group, GroupId, Proposed};
 pub use host::{FlushStats, Host};
 pub use machine::{Machine, Names, Records};
 pub use network::{MemoryNetwork, Network, NetworkError};
+pub use seed::seed;
 pub use status::{GroupStatus, Role};
 
 /// Random identity of a node, never used again after its volume is lost.

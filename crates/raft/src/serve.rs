@@ -17,6 +17,7 @@ use crate::consensus::{Raft, Snapshot, SnapshotMeta, Types, Vote};
 use crate::proto::{
     self, Malformed, append_reply, record_reply, reply, request, snapshot_reply, transfer_reply,
 };
+use crate::pulse::Beat;
 use crate::records::{self, TakeError};
 
 impl From<Malformed> for HandleError {
@@ -52,6 +53,7 @@ pub(crate) struct Server {
     raft: Raft,
     /// Longest wait for a snapshot to be installed.
     timeout: Duration,
+    beat: Beat,
     /// Held while a page of records is written and while a snapshot is installed.
     arriving: tokio::sync::Mutex<Arriving>,
 }
@@ -74,7 +76,13 @@ struct Incoming {
 impl Server {
     /// Serves a group.
     pub(crate) fn new(raft: Raft, timeout: Duration, records: Option<records::Incoming>) -> Self {
-        Self { raft, timeout, arriving: tokio::sync::Mutex::new(Arriving { snapshot: None, records }) }
+        let arriving = tokio::sync::Mutex::new(Arriving { snapshot: None, records });
+        Self { raft, timeout, beat: Beat::new(), arriving }
+    }
+
+    /// What the pulse knows of the group: whether its leader is heard.
+    pub(crate) fn beat(&self) -> &Beat {
+        &self.beat
     }
 
     /// Answers one request.
@@ -103,7 +111,11 @@ impl Server {
             leader_commit: proto::parse_log_id(append.committed),
         };
         check_consecutive(&request)?;
-        let result = match self.raft.append_entries(request).await? {
+        let result = self.raft.append_entries(request).await?;
+        if !matches!(result, AppendEntriesResponse::HigherVote(_)) {
+            self.beat.heard();
+        }
+        let result = match result {
             AppendEntriesResponse::Success => append_reply::Result::Success(proto::Empty {}),
             AppendEntriesResponse::PartialSuccess(upto) => {
                 append_reply::Result::Partial(proto::PartialSuccess { upto: proto::log_id(upto) })

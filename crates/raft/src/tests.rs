@@ -2,7 +2,9 @@
 
 mod archive;
 mod fixture;
+mod pulse;
 mod records;
+mod seeded;
 mod toll;
 
 use std::collections::BTreeSet;

@@ -32,6 +32,11 @@ pub struct Formation;
 #[derive(Debug)]
 pub struct Holding;
 
+/// A backup reads the messages of a shard: one version byte. What was forgotten meanwhile may lie among them still. By
+/// Raft group.
+#[derive(Debug)]
+pub struct Pinned;
+
 /// Vote of a Raft group: term and candidate (`zwerm.raft.v1.Vote`).
 #[derive(Debug)]
 pub struct RaftVote;
@@ -113,6 +118,7 @@ macro_rules! per_group {
 }
 
 per_group!(Holding, 0x02, "holding");
+per_group!(Pinned, 0x03, "pinned");
 per_group!(RaftVote, 0x10, "raft vote");
 per_group!(RaftCommitted, 0x11, "raft committed");
 per_group!(RaftPurged, 0x12, "raft purged");
@@ -246,6 +252,7 @@ mod tests {
             (Format::PREFIX, Format::NAME),
             (Formation::PREFIX, Formation::NAME),
             (Holding::PREFIX, Holding::NAME),
+            (Pinned::PREFIX, Pinned::NAME),
             (RaftVote::PREFIX, RaftVote::NAME),
             (RaftCommitted::PREFIX, RaftCommitted::NAME),
             (RaftPurged::PREFIX, RaftPurged::NAME),

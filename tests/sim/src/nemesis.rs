@@ -118,14 +118,6 @@ impl Nemesis {
         format!("{:?}", self.theme)
     }
 
-    /// Whether nodes may go on for a while without the others, or without noticing that time has passed.
-    pub(crate) fn delays_news(&self) -> bool {
-        use Kind::{CutPair, Deafen, Isolate, Mute, Slow, StallOneWay, Stop};
-        self.theme
-            .iter()
-            .any(|kind| matches!(kind, Isolate | Deafen | Mute | CutPair | StallOneWay | Slow | Stop))
-    }
-
     /// Whether a node is stopped now.
     pub(crate) fn is_stopped(&self, node: Place) -> bool {
         self.stopped.contains(&node)

@@ -453,12 +453,13 @@ pub(crate) struct Dialer {
 impl Dial for Dialer {
     fn dial(&self, address: String) -> BoxFuture<'static, io::Result<PeerStream>> {
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
-        let listener = address.parse().ok().and_then(|to: Place| {
-            let listener = self.net.0.lock().listeners.get(&to).cloned()?;
-            Some((self.net.connect(self.from, to)?, listener))
+        let connected = address.parse().map_err(|_| refused()).and_then(|to: Place| {
+            let ends = self.net.connect(self.from, to).ok_or(io::ErrorKind::HostUnreachable)?;
+            let listener = self.net.0.lock().listeners.get(&to).cloned();
+            Ok((ends, listener.ok_or_else(refused)?))
         });
         Box::pin(async move {
-            let ((near, far), listener) = listener.ok_or_else(refused)?;
+            let ((near, far), listener) = connected?;
             listener.send(PeerStream::new(far)).await.map_err(|_| refused())?;
             Ok(PeerStream::new(near))
         })

@@ -32,9 +32,8 @@ const WILL_PATIENCE_MS: u64 = 9_000;
 const DIFFERENCES: usize = 40;
 /// Nothing is called calm before nothing was broken for so long.
 const CALM_MS: u64 = 6_000;
-/// How long an old owner may not know of the new one, when news cannot reach it: its lease, and what a stopped
-/// process may still have to say.
-const NEWS_MS: u64 = 9_000;
+/// How long what was on its way to a client may still come.
+const UNDER_WAY_MS: u64 = 200;
 
 /// What is wanted of a run.
 #[derive(Debug, Clone, Copy)]
@@ -299,9 +298,8 @@ impl World {
     }
 
     fn judge(self, troubles: Vec<String>) -> Outcome {
-        let late_ms = if self.nemesis.delays_news() { NEWS_MS } else { 200 };
         let rules = Rules {
-            under_way: Duration::from_millis(late_ms),
+            under_way: Duration::from_millis(UNDER_WAY_MS),
             will_patience: Duration::from_millis(WILL_PATIENCE_MS),
             clock_slack: Duration::from_millis(500 + 2 * self.nemesis.jumped_ms),
         };

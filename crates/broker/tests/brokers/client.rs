@@ -13,7 +13,7 @@ use zwerm_wire::{
     RetainHandling, Subscribe, SubscribeFilter, SubscribeOptions, TopicFilter, TopicName, Unsubscribe, Will,
 };
 
-use crate::fixture::{World, soon, until};
+use crate::fixture::{DEADLINE, World, soon, until};
 
 pub type Brokers = World<Broker>;
 
@@ -190,7 +190,7 @@ impl Client {
 
     /// Takes what comes, woken by its bell alone, until a condition holds.
     pub async fn until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
-        soon(what, async {
+        let held = tokio::time::timeout(DEADLINE, async {
             loop {
                 self.take();
                 if holds(self) {
@@ -198,8 +198,9 @@ impl Client {
                 }
                 self.attachment.wait().await;
             }
-        })
-        .await;
+        });
+        let held = held.await.is_ok();
+        assert!(held, "waited in vain: {what}; came: {:?}", self.taken_payloads());
     }
 
     /// Waits for so many deliveries in all; their payloads.

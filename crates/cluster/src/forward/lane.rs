@@ -377,10 +377,15 @@ pub(crate) async fn run_lane(lane: Arc<Lane>, peers: Peers, own_incarnation: u64
 async fn stream_lane(lane: &Lane, peers: &Peers, own_incarnation: u64) -> Result<(), crate::CallError> {
     let (batches, receiver) = mpsc::channel(STREAM_QUEUE);
     let opening = peers.forward(lane.peer, ReceiverStream::new(receiver));
-    let mut acks = tokio::select! {
-        acks = opening => acks?,
+    let (incarnation, mut acks) = tokio::select! {
+        opened = opening => opened?,
         () = closed(lane) => return Ok(()),
     };
+    if incarnation.is_some_and(|incarnation| incarnation > lane.incarnation) {
+        // Before anything is sent: when the stream broke before it is refused, nobody knew that nothing came.
+        lane.refuse();
+        return Ok(());
+    }
     // Each branch is cancel safe: a permit is given back, an ack stays in the stream, a ring is kept.
     loop {
         let has_queue = lane.has_queue();

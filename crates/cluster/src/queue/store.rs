@@ -102,6 +102,19 @@ impl MessageStore {
     /// # Errors
     /// When the disk fails or is damaged.
     pub(crate) async fn load(&self, numbers: Vec<u64>, bytes: usize) -> Result<Numbered, StoreError> {
+        let found = self.load_records(numbers, bytes).await?.into_iter();
+        found.map(|(number, record)| Ok((number, Arc::new(decode(record)?)))).collect()
+    }
+
+    /// The same, as they are on the disk.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(crate) async fn load_records(
+        &self,
+        numbers: Vec<u64>,
+        bytes: usize,
+    ) -> Result<Vec<(u64, Bytes)>, StoreError> {
         let disk = self.disk.clone();
         let work = move || read(&disk, &numbers, bytes);
         if matches!(self.disk_work, DiskWork::Inline(_)) {
@@ -112,16 +125,15 @@ impl MessageStore {
     }
 }
 
-fn read(disk: &MessageReader, mut numbers: &[u64], bytes: usize) -> Result<Numbered, StoreError> {
-    let (mut found, mut read) = (Numbered::new(), 0);
+fn read(disk: &MessageReader, mut numbers: &[u64], bytes: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
+    let (mut found, mut read) = (Vec::new(), 0);
     let mut step = 1;
     while !numbers.is_empty() && read < bytes {
         let (now, rest) = numbers.split_at(step.min(numbers.len()));
         for (number, record) in now.iter().zip(disk.read(now)?) {
             if let Some(record) = record {
-                let message = decode(record)?;
-                read += cost(&message);
-                found.push((*number, Arc::new(message)));
+                read += OVERHEAD + record.len();
+                found.push((*number, record));
             }
         }
         numbers = rest;

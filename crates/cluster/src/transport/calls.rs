@@ -25,9 +25,9 @@ use zwerm_machine::level::Level;
 use super::Dial;
 use super::proto::peer_client::PeerClient;
 use super::proto::{
-    Beat, DeliverReply, DeliverRequest, FormReply, Formation, ForwardAck, ForwardBatch, Grant, Introduction,
-    JoinReply, JoinRequest, KickRequest, ProposeReply, ProposeRequest, RetainedBatch, RetainedRequest,
-    SettleReply, SettleRequest,
+    BackupReply, BackupRequest, Beat, DeliverReply, DeliverRequest, FormReply, Formation, ForwardAck,
+    ForwardBatch, Grant, Introduction, JoinReply, JoinRequest, KickReply, KickRequest, ProposeReply,
+    ProposeRequest, RetainedBatch, RetainedRequest, SettleReply, SettleRequest,
 };
 use super::raft_link::RaftLink;
 use super::severable::Severable;
@@ -43,6 +43,8 @@ pub(super) const NODE_KEY: &str = "zwerm-node";
 pub(super) const TARGET_KEY: &str = "zwerm-target";
 /// Metadata key: the caller's cluster id.
 pub(super) const CLUSTER_KEY: &str = "zwerm-cluster";
+/// Metadata key of an answer: the incarnation of the node that answers.
+pub(super) const INCARNATION_KEY: &str = "zwerm-incarnation";
 
 /// Metadata key: the newest feature level that the caller's program can.
 pub(super) const LEVEL_KEY: &str = "zwerm-level";
@@ -240,9 +242,16 @@ impl Peers {
         within(timeout, self.peer(node)?.control.propose(request)).await
     }
 
-    /// Closes an outdated connection of a client.
-    pub(crate) async fn kick(&self, node: NodeId, request: KickRequest) -> Result<(), CallError> {
-        within(UNARY_TIMEOUT, self.peer(node)?.control.kick(request)).await.map(|_| ())
+    /// Closes an outdated connection of a client, there or by way of there.
+    pub(crate) async fn kick(&self, node: NodeId, request: KickRequest) -> Result<KickReply, CallError> {
+        within(UNARY_TIMEOUT, self.peer(node)?.control.kick(request)).await
+    }
+
+    /// Whether the machine at the address of a node says that nobody listens there.
+    pub(crate) async fn is_refused(&self, node: NodeId) -> bool {
+        let Ok(peer) = self.peer(node) else { return false };
+        let dialled = tokio::time::timeout(DIAL_TIMEOUT, self.dial.dial(peer.address)).await;
+        matches!(dialled, Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused)
     }
 
     /// Asks which messages a node took before it was declared down.
@@ -263,13 +272,16 @@ impl Peers {
         within(UNARY_TIMEOUT, self.peer(node)?.control.lease(beats)).await
     }
 
-    /// Opens a forwarding lane.
+    /// Opens a forwarding lane; to which incarnation of the node, unless that is of an earlier version.
     pub(crate) async fn forward(
         &self,
         node: NodeId,
         batches: ReceiverStream<ForwardBatch>,
-    ) -> Result<Streaming<ForwardAck>, CallError> {
-        within(UNARY_TIMEOUT, self.peer(node)?.data.forward(batches)).await
+    ) -> Result<(Option<u64>, Streaming<ForwardAck>), CallError> {
+        let response = answer_within(UNARY_TIMEOUT, self.peer(node)?.data.forward(batches)).await?;
+        let incarnation = response.metadata().get(INCARNATION_KEY);
+        let incarnation = incarnation.and_then(|value| value.to_str().ok()?.parse().ok());
+        Ok((incarnation, response.into_inner()))
     }
 
     /// Opens a stream that reads queues of a shard that the node holds.
@@ -290,6 +302,15 @@ impl Peers {
         within(UNARY_TIMEOUT, self.peer(node)?.data.retained(request)).await
     }
 
+    /// Opens a backup of shards that the node leads.
+    pub(crate) async fn backup(
+        &self,
+        node: NodeId,
+        requests: ReceiverStream<BackupRequest>,
+    ) -> Result<Streaming<BackupReply>, CallError> {
+        within(UNARY_TIMEOUT, self.peer(node)?.data.backup(requests)).await
+    }
+
     /// One Raft call.
     pub(crate) async fn raft(&self, node: NodeId, group: u32, payload: Bytes) -> Result<Bytes, CallError> {
         let link = self.peer(node)?.raft;
@@ -301,8 +322,14 @@ async fn within<T>(
     timeout: Duration,
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Result<T, CallError> {
-    let reply = tokio::time::timeout(timeout, call).await.map_err(|_| CallError::Timeout)?;
-    Ok(reply?.into_inner())
+    answer_within(timeout, call).await.map(tonic::Response::into_inner)
+}
+
+async fn answer_within<T>(
+    timeout: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<tonic::Response<T>, CallError> {
+    Ok(tokio::time::timeout(timeout, call).await.map_err(|_| CallError::Timeout)??)
 }
 
 #[cfg(test)]

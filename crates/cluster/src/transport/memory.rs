@@ -39,6 +39,7 @@ struct State {
     /// Links, both directions of them, that are cut.
     broken: BTreeSet<Link>,
     stalled: BTreeSet<Link>,
+    refused: BTreeSet<Link>,
     pipes: Vec<(Link, Weak<Pipe>)>,
 }
 
@@ -71,10 +72,17 @@ impl MemoryNet {
         MemoryDial { net: self.clone(), from: address.to_owned() }
     }
 
-    /// Breaks every connection between two addresses and refuses new ones.
+    /// Breaks every connection between two addresses and lets none come about.
     pub fn cut(&self, one: &str, other: &str) {
         let mut state = self.0.lock();
         state.broken.insert(link(one, other));
+        state.set(&link(one, other), BROKEN);
+    }
+
+    /// Breaks every connection between two addresses and refuses new ones, as the machine of a dead process does.
+    pub fn refuse(&self, one: &str, other: &str) {
+        let mut state = self.0.lock();
+        state.refused.insert(link(one, other));
         state.set(&link(one, other), BROKEN);
     }
 
@@ -91,6 +99,7 @@ impl MemoryNet {
         let link = link(one, other);
         state.broken.remove(&link);
         state.stalled.remove(&link);
+        state.refused.remove(&link);
         state.set(&link, OPEN);
     }
 
@@ -101,7 +110,10 @@ impl MemoryNet {
     ) -> io::Result<(PeerStream, PeerStream, mpsc::Sender<PeerStream>)> {
         let mut state = self.0.lock();
         let link = link(from, to);
-        let listener = state.listeners.get(to).filter(|_| !state.broken.contains(&link)).cloned();
+        if state.broken.contains(&link) {
+            return Err(io::Error::new(io::ErrorKind::HostUnreachable, to));
+        }
+        let listener = state.listeners.get(to).filter(|_| !state.refused.contains(&link)).cloned();
         let listener = listener.ok_or_else(|| io::Error::new(io::ErrorKind::ConnectionRefused, to))?;
         let mode = if state.stalled.contains(&link) { STALLED } else { OPEN };
         let pipe = Arc::new(Pipe { mode: AtomicU8::new(mode), wakers: Default::default() });

@@ -4,6 +4,7 @@
 //! network runs. Knows no membership and no messages. Start at [`Dial`].
 
 mod calls;
+mod gathered;
 mod memory;
 mod raft_link;
 mod service;

@@ -16,6 +16,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::calls::{CallError, Client};
+use super::gathered::Gathered;
 use super::proto::{RaftCall, RaftReply};
 
 /// Calls that wait to be written; more wait in `call`.
@@ -83,7 +84,7 @@ impl RaftLink {
         }
         let (calls, receiver) = mpsc::channel(QUEUE);
         let mut client = self.client.clone();
-        let opening = client.raft(ReceiverStream::new(receiver));
+        let opening = client.raft(Gathered::new(ReceiverStream::new(receiver)));
         let replies = tokio::time::timeout(OPEN_TIMEOUT, opening).await.map_err(|_| CallError::Timeout)??;
         let waiting = Arc::new(Mutex::new(Some(BTreeMap::new())));
         let mut reader = JoinSet::new();

@@ -16,17 +16,19 @@ use zwerm_machine::level::said;
 use zwerm_raft::GroupId;
 use zwerm_wire::TopicFilter;
 
-use super::calls::{CLUSTER_KEY, LEVEL_KEY, MAX_MESSAGE, NODE_KEY, TARGET_KEY};
+use super::calls::{CLUSTER_KEY, INCARNATION_KEY, LEVEL_KEY, MAX_MESSAGE, NODE_KEY, TARGET_KEY};
+use super::gathered::Gathered;
 use super::proto::peer_server::{Peer, PeerServer};
 use super::proto::propose_reply::Outcome;
 use super::proto::{
-    Beat, DeliverReply, DeliverRequest, FormReply, Formation, ForwardAck, ForwardBatch, Grant, Introduction,
-    JoinReply, JoinRequest, KickReply, KickRequest, ProposeReply, ProposeRequest, RaftCall, RaftReply,
-    RetainedBatch, RetainedRequest, SettleReply, SettleRequest,
+    BackupReply, BackupRequest, Beat, DeliverReply, DeliverRequest, FormReply, Formation, ForwardAck,
+    ForwardBatch, Grant, Introduction, JoinReply, JoinRequest, KickReply, KickRequest, ProposeReply,
+    ProposeRequest, RaftCall, RaftReply, RetainedBatch, RetainedRequest, SettleReply, SettleRequest,
 };
 use super::severable::Severable;
 use super::{Incoming, PeerStream};
 use crate::NodeId;
+use crate::backup::serve_backup;
 use crate::cluster::Shared;
 use crate::forward::accept_lane;
 use crate::queue::serve_queues;
@@ -137,7 +139,7 @@ impl Peer for Service {
             }
         };
         let answers = futures::StreamExt::buffer_unordered(calls.map(answer), RAFT_IN_FLIGHT);
-        Ok(Response::new(Box::pin(answers)))
+        Ok(Response::new(Box::pin(Gathered::new(answers))))
     }
 
     type LeaseStream = Replies<Grant>;
@@ -173,7 +175,9 @@ impl Peer for Service {
         let incarnation = shared.own.incarnation();
         let acks =
             accept_lane(&shared.inbound, shared.local.as_ref(), from, incarnation, request.into_inner());
-        Ok(Response::new(acks))
+        let mut response: Response<Self::ForwardStream> = Response::new(acks);
+        response.metadata_mut().insert(INCARNATION_KEY, incarnation.into());
+        Ok(response)
     }
 
     type RetainedStream = Replies<RetainedBatch>;
@@ -210,6 +214,18 @@ impl Peer for Service {
         Ok(Response::new(Box::pin(serve_queues(&self.shared, request.into_inner()))))
     }
 
+    type BackupStream = Replies<BackupReply>;
+
+    async fn backup(
+        &self,
+        request: Request<Streaming<BackupRequest>>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        self.caller(request.metadata())?;
+        let requests = request.into_inner().take_while(Result::is_ok).filter_map(Result::ok);
+        let replies = serve_backup(&self.shared, Box::pin(requests));
+        Ok(Response::new(Box::pin(ReceiverStream::new(replies).map(Ok))))
+    }
+
     async fn settle(&self, request: Request<SettleRequest>) -> Result<Response<SettleReply>, Status> {
         let from = self.caller(request.metadata())?;
         let Shared { inbound, local, own, .. } = &*self.shared;
@@ -220,9 +236,7 @@ impl Peer for Service {
 
     async fn kick(&self, request: Request<KickRequest>) -> Result<Response<KickReply>, Status> {
         self.caller(request.metadata())?;
-        let KickRequest { client_id, epoch, .. } = request.into_inner();
-        self.shared.local.kick(&client_id, epoch);
-        Ok(Response::new(KickReply {}))
+        Ok(Response::new(self.shared.kicked(request.into_inner()).await))
     }
 }
 

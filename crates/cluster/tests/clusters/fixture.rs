@@ -18,7 +18,7 @@ use zwerm_cluster::{
 use crate::disk::Disk;
 
 /// Longer than anything takes on a machine that others use, too.
-const DEADLINE: Duration = Duration::from_secs(40);
+pub const DEADLINE: Duration = Duration::from_secs(40);
 
 /// Waits until a condition holds.
 pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {

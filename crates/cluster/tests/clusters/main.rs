@@ -8,6 +8,7 @@
     reason = "tests"
 )]
 
+mod backups;
 mod disk;
 mod fixture;
 mod forming;
@@ -20,3 +21,4 @@ mod queues;
 mod recorder;
 mod retained;
 mod shard_routes;
+mod takeovers;

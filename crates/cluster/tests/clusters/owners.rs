@@ -22,7 +22,7 @@ fn claim_of(world: &World<App>, node: NodeId, client_id: &str, will: Option<&str
     }
 }
 
-async fn claim(world: &World<App>, node: NodeId, client_id: &str, will: Option<&str>) -> Claimed {
+pub async fn claim(world: &World<App>, node: NodeId, client_id: &str, will: Option<&str>) -> Claimed {
     let claim = claim_of(world, node, client_id, will);
     soon("a claim", world.cluster(node).claim(claim)).await.unwrap()
 }
@@ -33,7 +33,7 @@ async fn release(world: &World<App>, node: NodeId, client_id: &str, epoch: u64, 
 }
 
 /// Takes wills off the outboxes of all nodes, confirms them and adds their topics.
-fn take_wills(world: &World<App>, topics: &mut Vec<String>) {
+pub fn take_wills(world: &World<App>, topics: &mut Vec<String>) {
     for node in world.nodes.values() {
         let mut outbox = node.app.outbox.lock();
         while let Ok(will) = outbox.try_recv() {
@@ -44,7 +44,7 @@ fn take_wills(world: &World<App>, topics: &mut Vec<String>) {
 }
 
 /// Nothing is left to publish in any shard.
-fn outboxes_are_empty(world: &World<App>) -> bool {
+pub fn outboxes_are_empty(world: &World<App>) -> bool {
     world
         .nodes
         .values()
@@ -61,12 +61,12 @@ async fn a_takeover_names_the_owner_before_it_whom_a_kick_reaches() {
     let previous = second.previous.unwrap();
     assert_eq!((previous.node, previous.epoch, previous.connected), (1, first.epoch, true));
 
-    world.cluster(2).kick(1, previous.incarnation, "c".to_owned(), second.epoch);
+    drop(world.cluster(2).take_over((1, previous.incarnation), "c", second.epoch));
     let kicked = ("c".to_owned(), second.epoch);
     until("the kick arrives", || *world.recorder(1).kicks.lock() == [kicked.clone()]).await;
 
     // The owner before may have claimed as an incarnation that is not known everywhere yet.
-    world.cluster(3).kick(1, previous.incarnation + 1, "d".to_owned(), 9);
+    drop(world.cluster(3).take_over((1, previous.incarnation + 1), "d", 9));
     until("the kick arrives", || world.recorder(1).kicks.lock().contains(&("d".to_owned(), 9))).await;
 
     release(&world, 1, "c", first.epoch, true).await;

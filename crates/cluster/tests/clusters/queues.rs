@@ -12,9 +12,9 @@ use zwerm_wire::QoS;
 use crate::fixture::{World, soon, until};
 use crate::recorder::App;
 
-type Cluster = World<App>;
+pub type Cluster = World<App>;
 
-const CLIENT: &str = "c";
+pub const CLIENT: &str = "c";
 
 fn claim_of(world: &Cluster, node: NodeId) -> Claim {
     Claim {
@@ -27,13 +27,13 @@ fn claim_of(world: &Cluster, node: NodeId) -> Claim {
 }
 
 /// Makes a node the owner of the session; the epoch.
-async fn claim(world: &Cluster, node: NodeId) -> u64 {
+pub async fn claim(world: &Cluster, node: NodeId) -> u64 {
     let claim = claim_of(world, node);
     soon("a claim", world.cluster(node).claim(claim)).await.unwrap().epoch
 }
 
 /// A node owns the session, which wants topic `t` with QoS 1.
-async fn subscribed(world: &Cluster, node: NodeId) -> u64 {
+pub async fn subscribed(world: &Cluster, node: NodeId) -> u64 {
     let epoch = claim(world, node).await;
     let subscription = Subscription { filter: "t".to_owned(), qos: 1, ..Subscription::default() };
     let subscribe =
@@ -42,13 +42,13 @@ async fn subscribed(world: &Cluster, node: NodeId) -> u64 {
     epoch
 }
 
-fn shard(world: &Cluster) -> u32 {
+pub fn shard(world: &Cluster) -> u32 {
     let any = world.nodes.values().next().unwrap();
     any.cluster.shard_of(CLIENT).unwrap()
 }
 
 /// The nodes that hold the session's shard, once all of them have opened it, and those that do not.
-async fn holders(world: &Cluster) -> (Vec<NodeId>, Vec<NodeId>) {
+pub async fn holders(world: &Cluster) -> (Vec<NodeId>, Vec<NodeId>) {
     let shard = shard(world);
     let mut parted = (Vec::new(), Vec::new());
     until("three nodes have opened the shard", || {
@@ -67,7 +67,7 @@ fn group(world: &Cluster, node: NodeId) -> Option<GroupStatus> {
 }
 
 /// Who leads the session's shard, as a node that holds it knows.
-async fn leader(world: &Cluster, node: NodeId) -> NodeId {
+pub async fn leader(world: &Cluster, node: NodeId) -> NodeId {
     let mut leader = None;
     until("the shard has a leader", || {
         leader = group(world, node).and_then(|group| group.leader);
@@ -99,7 +99,7 @@ async fn enqueue(world: &Cluster, node: NodeId, numbers: std::ops::Range<u64>, r
 }
 
 /// Hands messages over and waits until they are safe.
-async fn publish(world: &Cluster, node: NodeId, numbers: std::ops::Range<u64>) {
+pub async fn publish(world: &Cluster, node: NodeId, numbers: std::ops::Range<u64>) {
     let receipt = Receipt::new(Bell::new());
     enqueue(world, node, numbers, &receipt).await;
     until("all are queued", || receipt.is_complete()).await;
@@ -119,7 +119,7 @@ async fn read_on(reader: &mut QueueReader, bell: &Bell, taken: &mut Vec<QueuedMe
 }
 
 /// Reads what waits behind position 0, until there are so many.
-async fn take(world: &Cluster, node: NodeId, epoch: u64, count: usize) -> Vec<QueuedMessage> {
+pub async fn take(world: &Cluster, node: NodeId, epoch: u64, count: usize) -> Vec<QueuedMessage> {
     let (bell, mut taken) = (Bell::new(), Vec::new());
     let mut reader = world.cluster(node).queue(CLIENT, epoch, bell.clone());
     read_on(&mut reader, &bell, &mut taken, count).await;
@@ -127,7 +127,7 @@ async fn take(world: &Cluster, node: NodeId, epoch: u64, count: usize) -> Vec<Qu
 }
 
 /// They are numbers 0 to `count`, in order and once.
-fn assert_whole(taken: &[QueuedMessage], count: u64) {
+pub fn assert_whole(taken: &[QueuedMessage], count: u64) {
     let found = taken.iter().map(|queued| queued.message.payload.clone());
     let wanted = (0..count).map(payload);
     let different = found.zip(wanted).position(|(found, wanted)| found != wanted.as_bytes());
@@ -136,7 +136,7 @@ fn assert_whole(taken: &[QueuedMessage], count: u64) {
     assert!(taken.iter().all(|queued| queued.qos == QoS::AtLeastOnce && !queued.group));
 }
 
-async fn acknowledge(world: &Cluster, node: NodeId, epoch: u64, done: Vec<u64>) -> Receipt {
+pub async fn acknowledge(world: &Cluster, node: NodeId, epoch: u64, done: Vec<u64>) -> Receipt {
     let receipt = Receipt::new(Bell::new());
     let acknowledge = || Acknowledge { client_id: CLIENT.to_owned(), epoch, done, received: Vec::new() };
     world.cluster(node).acknowledge(shard(world), acknowledge, || Some(receipt.ticket())).unwrap();

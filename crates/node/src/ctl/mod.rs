@@ -1,8 +1,9 @@
 //! `zwerm ctl`: administration over the HTTP ports of nodes.
 //!
-//! Here: what can be typed, which node is meant and how it is asked. What is asked of nodes is in `node`, what of the
-//! cluster in `cluster`. Start at [`run`].
+//! Here: what can be typed, which node is meant and how it is asked. What is asked of nodes is in `node`, what of the whole
+//! cluster in `cluster` and `backup`. Start at [`run`].
 
+mod backup;
 mod cluster;
 mod node;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand};
+use hyper::StatusCode;
 use hyper::body::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,6 +31,7 @@ Examples:
   zwerm ctl node leave node-2                    the cluster shrinks by node-2
   zwerm ctl node remove node-3                   node-3 is dead for ever
   zwerm ctl cluster replicas 5                   each shard on five nodes: any two may fail
+  zwerm ctl backup cluster.zwermbak              everything that the cluster keeps, in one file
 
 Nodes take changes from programs of their own machine only, unless http.token_file is set; then --token-file is needed.";
 
@@ -51,6 +54,8 @@ enum Subject {
     /// What holds for the whole cluster
     #[command(subcommand, after_help = EXAMPLES)]
     Cluster(cluster::Command),
+    /// Take a backup of the whole cluster, or check one
+    Backup(backup::Arguments),
 }
 
 /// Does what was asked for.
@@ -61,6 +66,7 @@ pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     match arguments.subject {
         Subject::Node(command) => node::run(command).await,
         Subject::Cluster(command) => cluster::run(command).await,
+        Subject::Backup(arguments) => backup::run(arguments).await,
     }
 }
 
@@ -163,13 +169,17 @@ impl Chosen {
                 format!("{} answered what this version of zwerm does not read", self.address)
             });
         }
-        let said: Option<Value> = serde_json::from_slice(&answer).ok();
+        Err(self.refusal(code, &answer))
+    }
+
+    /// What a node says why it does not do something.
+    fn refusal(&self, code: StatusCode, answer: &[u8]) -> anyhow::Error {
+        let said: Option<Value> = serde_json::from_slice(answer).ok();
         let why = said.as_ref().and_then(|said| said.get("error")?.as_str());
-        let error = match why {
+        match why {
             Some(why) => anyhow!("{} ({}) refused: {why}", self.name, self.address),
             None => anyhow!("{} ({}) answered {code}", self.name, self.address),
-        };
-        Err(error)
+        }
     }
 
     async fn status(&self) -> anyhow::Result<Status> {

@@ -11,12 +11,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use openraft::storage::IOFlushed;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use zwerm_store::{Batch, Engine, StoreError};
 
 use super::disk;
@@ -30,7 +30,8 @@ const QUEUE: usize = 1_024;
 const BATCH_BYTES: usize = 4 << 20;
 /// Log chunks that one round deletes, so that a long purge delays no append for long.
 const PURGE_SLICE: usize = 128;
-/// Committed ids are written this long after the last other write, at the latest.
+/// Committed ids are written this long after the last other write, at the latest. When all are, nothing is done until
+/// there is a new one.
 const IDLE: Duration = Duration::from_millis(250);
 
 /// What the writer does for a group.
@@ -80,11 +81,20 @@ struct Request {
     _slot: Option<OwnedSemaphorePermit>,
 }
 
+/// The committed ids of all groups.
+#[derive(Debug, Default)]
+struct CommittedIds {
+    groups: Mutex<BTreeMap<u32, Committed>>,
+    /// Told when there is one to write, while the worker rests.
+    news: Notify,
+    resting: AtomicBool,
+}
+
 /// The handle of the writer, shared by all groups.
 pub(crate) struct Writer {
     requests: mpsc::Sender<Request>,
     slots: Arc<Semaphore>,
-    committed: Arc<Mutex<BTreeMap<u32, Committed>>>,
+    committed: Arc<CommittedIds>,
     counters: Arc<Counters>,
     running: Mutex<Option<Running>>,
 }
@@ -114,7 +124,7 @@ impl Writer {
     pub(crate) fn start(engine: Arc<dyn Engine>, work: &DiskWork) -> io::Result<Self> {
         // One place more than there are slots, for Stop.
         let (requests, queue) = mpsc::channel(QUEUE + 1);
-        let committed = Arc::default();
+        let committed = Arc::<CommittedIds>::default();
         let counters = Arc::default();
         let worker = Worker {
             engine,
@@ -141,7 +151,7 @@ impl Writer {
     pub(crate) async fn submit(&self, work: Work) -> io::Result<()> {
         let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(io::Error::other)?;
         if let Some(group) = work.group() {
-            self.committed.lock().entry(group).or_default().submitted += 1;
+            self.committed.groups.lock().entry(group).or_default().submitted += 1;
         }
         self.send(Request { work, _slot: Some(slot) })
     }
@@ -159,9 +169,14 @@ impl Writer {
 
     /// Has the committed id of a group written with the first batch behind what the group has submitted.
     pub(crate) fn save_committed(&self, group: u32, id: LogId) {
-        let mut committed = self.committed.lock();
-        let committed = committed.entry(group).or_default();
-        committed.id = Some((id, committed.submitted));
+        {
+            let mut groups = self.committed.groups.lock();
+            let committed = groups.entry(group).or_default();
+            committed.id = Some((id, committed.submitted));
+        }
+        if self.committed.resting.swap(false, Ordering::AcqRel) {
+            self.committed.news.notify_one();
+        }
     }
 
     /// What was done since the start.
@@ -200,7 +215,7 @@ fn spawn_thread(worker: Worker) -> io::Result<std::thread::JoinHandle<()>> {
 struct Worker {
     engine: Arc<dyn Engine>,
     queue: mpsc::Receiver<Request>,
-    committed: Arc<Mutex<BTreeMap<u32, Committed>>>,
+    committed: Arc<CommittedIds>,
     /// Requests taken of each group.
     taken: BTreeMap<u32, u64>,
     counters: Arc<Counters>,
@@ -222,12 +237,19 @@ impl Worker {
     async fn run(mut self) {
         let mut open = true;
         while open {
-            let first = if self.purges.is_empty() {
-                tokio::time::timeout(IDLE, self.queue.recv()).await.ok()
-            } else {
+            let first = if !self.purges.is_empty() {
                 // A purge goes on between the requests.
                 tokio::task::yield_now().await;
                 self.queue.try_recv().ok().map(Some)
+            } else if self.may_rest() {
+                // Cancel safe.
+                tokio::select! {
+                    biased;
+                    request = self.queue.recv() => Some(request),
+                    () = self.committed.news.notified() => continue,
+                }
+            } else {
+                tokio::time::timeout(IDLE, self.queue.recv()).await.ok()
             };
             open = match first {
                 Some(Some(request)) => self.round(request).await,
@@ -240,6 +262,17 @@ impl Worker {
         }
         // The last committed ids, so that the state machines are as far after a restart as before.
         self.flush(Batch::new(), Vec::new()).await;
+    }
+
+    /// Whether there is no committed id to write. Then whoever has one says so: it is said before the look that from
+    /// now on somebody waits for that, and the word is kept until somebody does.
+    fn may_rest(&self) -> bool {
+        self.committed.resting.store(true, Ordering::Release);
+        let is_written = self.committed.groups.lock().values().all(|committed| committed.id.is_none());
+        if !is_written {
+            self.committed.resting.store(false, Ordering::Release);
+        }
+        is_written
     }
 
     /// Collects what waits and makes it durable. False after a Stop.
@@ -289,7 +322,7 @@ impl Worker {
             Work::Forget { group, done } => {
                 self.purges.remove(&group);
                 self.taken.remove(&group);
-                self.committed.lock().remove(&group);
+                self.committed.groups.lock().remove(&group);
                 waiting.push(Waiting::Reply(done));
             }
             Work::Stop => {}
@@ -299,7 +332,7 @@ impl Worker {
 
     /// Commits the batch (and what may go with any batch), syncs if somebody waits for it, and answers.
     async fn flush(&mut self, mut batch: Batch, waiting: Vec<Waiting>) {
-        for (group, committed) in self.committed.lock().iter_mut() {
+        for (group, committed) in self.committed.groups.lock().iter_mut() {
             let taken = self.taken.get(group).copied().unwrap_or_default();
             if let Some((id, _)) = committed.id.take_if(|(_, submitted)| *submitted <= taken) {
                 disk::put_committed(&mut batch, *group, id);

@@ -63,6 +63,11 @@ impl MemoryNetwork {
         }
     }
 
+    /// Lets nothing pass from one node to another; the other direction stays open.
+    pub fn cut(&self, from: NodeId, to: NodeId) {
+        self.state.lock().cut.insert((from, to));
+    }
+
     /// Lets everything pass again.
     pub fn heal(&self) {
         self.state.lock().cut.clear();

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,7 +95,7 @@ impl Disk {
         Self::Sled(Arc::new(tempfile::tempdir().unwrap()))
     }
 
-    fn open(&self) -> Arc<dyn Engine> {
+    pub(super) fn open(&self) -> Arc<dyn Engine> {
         match self {
             Self::Memory(engine) => engine.clone(),
             Self::Sled(dir) => Arc::new(SledEngine::open(dir.path(), 8 << 20, SyncMode::Fsync).unwrap()),
@@ -162,6 +163,11 @@ impl Cluster {
         cluster
     }
 
+    /// Has a node that is to be started find this disk.
+    pub(super) fn give_disk(&mut self, node: NodeId, disk: Disk) {
+        self.disks.insert(node, disk);
+    }
+
     /// Starts a node from its disk.
     pub(super) async fn start_node(&mut self, node: NodeId) {
         let engine = self.disks.entry(node).or_insert_with(Disk::memory).open();
@@ -209,6 +215,14 @@ impl Cluster {
             }
         };
         soon("the host lets go of its engine", released).await;
+    }
+
+    /// Where a node on sled has its data.
+    pub(super) fn directory(&self, node: NodeId) -> &Path {
+        match &self.disks[&node] {
+            Disk::Sled(dir) => dir.path(),
+            Disk::Memory(_) => panic!("node {node} has no directory"),
+        }
     }
 
     pub(super) fn engine(&self, node: NodeId) -> &Arc<dyn Engine> {
