@@ -30,7 +30,9 @@ fn root() -> PathBuf {
 
 fn pool() -> DescriptorPool {
     let protos = root().join("../proto");
-    let files = ["records.proto", "raft.proto", "peer.proto"];
+    let mut files: Vec<_> = fs::read_dir(&protos).unwrap().map(|file| file.unwrap().path()).collect();
+    files.retain(|file| file.extension().is_some_and(|kind| kind == "proto"));
+    files.sort();
     let set = protox::compile(files, [&protos]).unwrap();
     DescriptorPool::decode(&*set.encode_to_vec()).unwrap()
 }
