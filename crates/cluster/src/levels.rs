@@ -342,15 +342,11 @@ mod tests {
             (vec![now.clone(), later.clone()], 5, Ok(2)),
             (vec![later.clone()], 1, Ok(3)),
             (
-                vec![now.clone(), before.clone()],
+                vec![now, before.clone()],
                 5,
                 Err("cluster.replicas = 5 needs feature level 2, and node before"),
             ),
-            (
-                vec![before.clone(), later.clone()],
-                3,
-                Err("node before can no more than feature level 1, and node later"),
-            ),
+            (vec![before, later], 3, Err("node before can no more than feature level 1, and node later")),
         ] {
             match (beginning(&nodes, replicas), level) {
                 (Ok(found), Ok(level)) => assert_eq!(found, level),

@@ -45,10 +45,18 @@ const STRAIGHT: Duration = Duration::from_millis(150);
 const ATTEMPT: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(100);
 
-/// The takeovers that this node has under way, by client id: epoch of the newer connection, and a channel that is
-/// closed when the older one has ended. Bounded by the claims there are.
+/// The takeovers that this node has under way, by client id. Bounded by the claims there are.
 #[derive(Debug, Default)]
-pub(crate) struct Takeovers(Mutex<HashMap<String, Vec<(u64, watch::Receiver<()>)>>>);
+pub(crate) struct Takeovers(Mutex<HashMap<String, Vec<Begun>>>);
+
+/// A takeover that others wait for.
+#[derive(Debug)]
+struct Begun {
+    /// Of the newer connection.
+    epoch: u64,
+    /// Closed when the older connection has ended.
+    over: watch::Receiver<()>,
+}
 
 /// One takeover under way; dropped, it is over.
 struct UnderWay {
@@ -62,7 +70,7 @@ impl Drop for UnderWay {
     fn drop(&mut self) {
         let mut takeovers = self.shared.takeovers.0.lock();
         if let Some(of_client) = takeovers.get_mut(&self.client_id) {
-            of_client.retain(|(epoch, _)| *epoch != self.epoch);
+            of_client.retain(|begun| begun.epoch != self.epoch);
             if of_client.is_empty() {
                 takeovers.remove(&self.client_id);
             }
@@ -75,7 +83,7 @@ impl Takeovers {
     async fn over(&self, client_id: &str, epoch: u64) {
         loop {
             let older = self.0.lock().get(client_id).and_then(|of_client| {
-                of_client.iter().find(|(newer, _)| *newer < epoch).map(|(_, over)| over.clone())
+                of_client.iter().find(|begun| begun.epoch < epoch).map(|begun| begun.over.clone())
             });
             let Some(mut over) = older else { return };
             // Nothing is ever sent: an error is the end.
@@ -116,7 +124,8 @@ impl Shared {
         }
         let (over, mut waiting) = watch::channel(());
         let (client_id, epoch) = (request.client_id.clone(), request.epoch);
-        self.takeovers.0.lock().entry(client_id.clone()).or_default().push((epoch, waiting.clone()));
+        let begun = Begun { epoch, over: waiting.clone() };
+        self.takeovers.0.lock().entry(client_id.clone()).or_default().push(begun);
         let under_way = UnderWay { shared: Arc::clone(self), client_id, epoch, _over: over };
         self.spawn(async move {
             let under_way = under_way;
