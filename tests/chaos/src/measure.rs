@@ -135,16 +135,6 @@ fn takeovers(
     }
 }
 
-/// The value that a share of all values does not exceed (nearest rank); `None` of none.
-pub(crate) fn percentile(values: &mut [Duration], share: f64) -> Option<Duration> {
-    values.sort_unstable();
-    let count = u32::try_from(values.len()).ok()?;
-    // Between 0 and the number of values.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= share <= 1")]
-    let rank = (f64::from(count) * share).ceil() as usize;
-    values.get(rank.saturating_sub(1)).copied()
-}
-
 #[cfg(test)]
 mod tests {
     use zwerm_oracle::History;
@@ -167,15 +157,6 @@ mod tests {
         assert_eq!(longest_gap(&times, s(10), s(15)), s(2));
         assert_eq!(longest_gap(&times, s(10), s(30)), s(16));
         assert_eq!(longest_gap(&[], s(10), s(30)), s(20));
-    }
-
-    #[test]
-    fn a_percentile_is_one_of_the_values() {
-        let mut values: Vec<Duration> = (1..=100).rev().map(s).collect();
-        assert_eq!(percentile(&mut values, 0.5), Some(s(50)));
-        assert_eq!(percentile(&mut values, 0.99), Some(s(99)));
-        assert_eq!(percentile(&mut values[..1], 0.99), Some(s(1)));
-        assert_eq!(percentile(&mut [], 0.5), None);
     }
 
     #[test]

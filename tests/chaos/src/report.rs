@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 use zwerm_oracle::{Breach, Counts, Event, History, Report as Verdicts, Verdict, What};
-use zwerm_tests::Surroundings;
+use zwerm_tests::{Surroundings, percentile};
 
 use crate::fault::Kind;
-use crate::measure::{Effect, percentile};
+use crate::measure::Effect;
 use crate::nemesis::Incident;
 
 /// Verdicts that are shown; JSON has them all.
@@ -195,8 +195,8 @@ fn row(name: &str, course: &Course, blamed: &[(usize, Breach)], of: impl Fn(Kind
         blamed.iter().filter(|(at, _)| *at == number).for_each(|(_, breach)| row.broken.add(*breach));
     }
     row.takeovers = takeovers.len();
-    let mut at = |share| percentile(&mut takeovers, share).map(|time| time.as_millis());
-    (row.takeover_p50_ms, row.takeover_p99_ms, row.takeover_worst_ms) = (at(0.5), at(0.99), at(1.0));
+    let mut at = |percent| percentile(&mut takeovers, percent).map(|time| time.as_millis());
+    (row.takeover_p50_ms, row.takeover_p99_ms, row.takeover_worst_ms) = (at(50), at(99), at(100));
     row
 }
 
