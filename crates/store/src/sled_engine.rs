@@ -101,12 +101,37 @@ impl SledEngine {
 
 /// Opens or creates a database, with the segments that it has.
 fn open_database(dir: &Path, cache_bytes: u64) -> Result<sled::Db, StoreError> {
-    match open_with(SEGMENT_BYTES, dir, cache_bytes) {
+    let open = || match open_with(SEGMENT_BYTES, dir, cache_bytes) {
         // sled's word for: it was created with other settings.
         Err(sled::Error::Unsupported(_)) => open_with(FORMER_SEGMENT_BYTES, dir, cache_bytes),
         opened => opened,
-    }
-    .map_err(|error| open_error(dir, error))
+    };
+    let opened = match open() {
+        // Who comes so far holds sled's lock: nobody else is writing them.
+        Err(sled::Error::Corruption { .. }) if remove_unfinished(dir)? => open(),
+        opened => opened,
+    };
+    opened.map_err(|error| open_error(dir, error))
+}
+
+/// Deletes snapshots of its page table that sled began and did not finish, as when the disk was full: it takes such a
+/// file for the newest one, and never opens the database again. All is in its log as well. Whether there was any.
+fn remove_unfinished(dir: &Path) -> Result<bool, StoreError> {
+    let failed = StoreError::io("delete an unfinished snapshot of the database");
+    let remove = || {
+        let mut removed = false;
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with("snap.") && name.ends_with(".generating") {
+                std::fs::remove_file(entry.path())?;
+                removed = true;
+            }
+        }
+        Ok(removed)
+    };
+    remove().map_err(failed)
 }
 
 /// sled panics instead of failing on some damaged files (its issue 1387): that is a damaged database, not a

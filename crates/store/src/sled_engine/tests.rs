@@ -5,13 +5,23 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::time::{Duration, Instant};
 
 use super::*;
 
 const CACHE: u64 = 16 << 20;
 
+/// Waits for the lock: a child that another test is about to start has a copy of every handle for a moment.
 fn open(dir: &Path) -> SledEngine {
-    SledEngine::open(dir, CACHE, SyncMode::Fsync).unwrap()
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match SledEngine::open(dir, CACHE, SyncMode::Fsync) {
+            Err(StoreError::Locked(_)) if Instant::now() < deadline => {
+                std::thread::yield_now();
+            }
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 fn put(engine: &SledEngine, key: impl Into<Vec<u8>>, value: impl Into<Bytes>) {
@@ -54,6 +64,42 @@ fn data_survives_closing_and_a_newer_format_is_refused() {
     drop(engine);
     let error = SledEngine::open(dir.path(), CACHE, SyncMode::Fsync).unwrap_err();
     assert!(matches!(error, StoreError::NewerFormat { found: 9, supported: 1 }));
+}
+
+#[test]
+fn a_snapshot_that_a_full_disk_cut_short_keeps_nobody_from_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = 0..2_000_u32;
+    for round in keys.clone().step_by(500) {
+        let engine = open(dir.path());
+        (round..round + 500).for_each(|key| put(&engine, key.to_be_bytes(), vec![7; 1_000]));
+        engine.sync().unwrap();
+    }
+    for missing in [1, 12, 100, usize::MAX] {
+        let mut names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path());
+        let snapshot = names.find(|name| name.display().to_string().contains("snap.")).unwrap();
+        let unfinished = PathBuf::from(format!("{}.generating", snapshot.display()));
+        let whole = std::fs::read(&snapshot).unwrap();
+        std::fs::write(&unfinished, &whole[..whole.len().saturating_sub(missing)]).unwrap();
+        let opened = open_with(SEGMENT_BYTES, dir.path(), CACHE);
+        assert!(matches!(opened, Err(sled::Error::Corruption { .. })), "sled copes with it by itself now");
+        let engine = open(dir.path());
+        for key in keys.clone() {
+            assert_eq!(engine.get(&key.to_be_bytes()).unwrap().as_deref(), Some(&[7; 1_000][..]), "{key}");
+        }
+        assert!(!unfinished.exists());
+    }
+}
+
+#[test]
+fn a_damaged_snapshot_that_is_finished_is_reported_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let snapshot = dir.path().join("snap.FFFFFFFFFFFFFFFF");
+    std::fs::write(&snapshot, b"no snapshot of this database").unwrap();
+    let error = SledEngine::open(dir.path(), CACHE, SyncMode::Fsync).unwrap_err();
+    assert!(matches!(error, StoreError::Damaged(_)), "{error:?}");
+    assert!(snapshot.exists());
 }
 
 /// Counts calls, and fails from the given one on.
@@ -176,7 +222,7 @@ fn the_disk_is_given_back_when_what_it_held_is_deleted_and_a_log_goes_on() {
     let full = engine.size_on_disk().unwrap();
     assert!(full > 5_000 * (16 << 10), "{full}");
     purge(&engine, &key(1, 0), &key(2, 0));
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     for number in 100.. {
         let held = engine.size_on_disk().unwrap();
         if held <= full / 2 {
