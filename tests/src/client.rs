@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use rumqttc::{self as v4, v5};
 use rustls::ClientConfig;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::DEADLINE;
 
@@ -102,6 +102,11 @@ impl Options {
     pub fn new(address: SocketAddr, id: &str, version: Version) -> Self {
         let (will, durable, acknowledges_itself, tls) = (None, false, false, None);
         Self { address, id: id.to_owned(), version, will, durable, acknowledges_itself, tls }
+    }
+
+    /// The same to another address.
+    fn at(self, address: SocketAddr) -> Self {
+        Self { address, ..self }
     }
 
     /// Over TLS.
@@ -216,6 +221,23 @@ impl Client {
             .with_context(|| format!("connecting {} to {}", options.id, options.address))?;
         client.session_present = matches!(connected, Event::Connected(true));
         Ok(client)
+    }
+
+    /// Connects to one of these nodes, from the one with this number on; the next one if that does not let it in, and
+    /// so on.
+    ///
+    /// # Errors
+    /// When none does for long.
+    pub async fn connect_to_any(nodes: &[SocketAddr], first: usize, options: Options) -> Result<Self> {
+        let began = Instant::now();
+        for at in nodes.iter().cycle().skip(first) {
+            if let Ok(client) = Self::connect(options.clone().at(*at)).await {
+                return Ok(client);
+            }
+            ensure!(began.elapsed() < 2 * DEADLINE, "{} is not let in by any node", options.id);
+            sleep(AGAIN).await;
+        }
+        bail!("there are no nodes")
     }
 
     /// Whether the broker continues a session.
@@ -396,6 +418,8 @@ impl Drop for Client {
     }
 }
 
+/// Between two attempts to connect.
+const AGAIN: Duration = Duration::from_millis(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const LARGEST: u32 = 8 << 20;
 /// Requests rumqttc queues: more than the messages a broker sends unacknowledged, or its loop and the test,

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytestring::ByteString;
+use futures::future::OptionFuture;
 use futures::{StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
@@ -16,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use zwerm_cluster::receipt::Bell;
 use zwerm_cluster::{Cluster, Local, OutboxMessage, Routed, ShardError};
 use zwerm_machine::message::will_record;
-use zwerm_machine::records::{self, Claim, Claimed, QueueLimit, Refusal, Subscription};
+use zwerm_machine::records::{self, Claim, Claimed, Owner, QueueLimit, Refusal, Subscription};
 use zwerm_wire::{Connect, PacketId, ReasonCode, TopicFilter};
 
 use crate::attachment::{Attachment, Detach, Owned};
@@ -294,7 +295,7 @@ impl Inner {
     async fn begin(
         &self,
         attached: Attached,
-        taken_over: impl Future<Output = ()>,
+        taken_over: OptionFuture<impl Future<Output = ()>>,
         subscriptions: &[Subscription],
     ) -> Result<Attached, AttachError> {
         let patience = self.local.config.attach_timeout;
@@ -311,16 +312,16 @@ impl Inner {
     }
 
     /// Begins to end the connection before this one; returns when it has ended (P3).
-    fn end_previous(&self, client_id: &ByteString, claimed: &Claimed) -> impl Future<Output = ()> + use<> {
+    fn end_previous(
+        &self,
+        client_id: &ByteString,
+        claimed: &Claimed,
+    ) -> OptionFuture<impl Future<Output = ()> + use<>> {
         let previous = claimed.previous.as_ref().filter(|previous| previous.connected);
-        let taken_over = previous.map(|previous| {
+        let take_over = |previous: &Owner| {
             self.cluster.take_over((previous.node, previous.incarnation), client_id, claimed.epoch)
-        });
-        async move {
-            if let Some(taken_over) = taken_over {
-                taken_over.await;
-            }
-        }
+        };
+        previous.map(take_over).into()
     }
 
     /// Tells the cluster how many members a filter has here now. `None`: the node is stopping.

@@ -97,22 +97,8 @@ pub(crate) async fn put_synced(
 ) -> Result<(), String> {
     let mut batch = Batch::new();
     batch.put(key, Bytes::from(value));
-    let written = off_task(disk_work, move || engine.commit(batch).and_then(|()| engine.sync())).await?;
-    written.map_err(|error| error.to_string())
-}
-
-/// Does work that blocks where it holds up no task.
-///
-/// # Errors
-/// It panicked.
-pub(crate) async fn off_task<T: Send + 'static>(
-    disk_work: &DiskWork,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, String> {
-    if matches!(disk_work, DiskWork::Inline(_)) {
-        return Ok(work());
-    }
-    tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
+    let written = disk_work.run(move || engine.commit(batch).and_then(|()| engine.sync())).await;
+    written.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
 /// Introduces this node to its peers until it stops, and forms the cluster if there is none.

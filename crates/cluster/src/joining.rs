@@ -8,7 +8,7 @@
 
 use prost::Message as _;
 use zwerm_machine::level::said;
-use zwerm_machine::records::{ControlCommand, ControlReply, Join, Node, Refusal};
+use zwerm_machine::records::{ControlReply, Join, Node, Refusal};
 use zwerm_machine::records::{control_command::Command, control_reply::Reply};
 
 use crate::NodeId;
@@ -100,8 +100,7 @@ impl Shared {
     /// Makes a node a member, as the leader of the control group.
     async fn take_in(&self, node: &Introduction, formation: &Formation) -> JoinReply {
         let command = Command::Join(Join { node: Some(node_of(node)) });
-        let command = ControlCommand::from(command);
-        let reply = match self.propose_here(control_request(&command, false)).await {
+        let reply = match self.propose_here(control_request(command, false)).await {
             Ok(reply) if reply.outcome() == Outcome::Committed => reply.reply,
             Ok(_) => return later("the control group is changing its leader"),
             Err(error) => return later(error.to_string()),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use zwerm_machine::Control;
-use zwerm_machine::records::{ControlCommand, Node, NodeDown, Placement, control_command::Command};
+use zwerm_machine::records::{Node, NodeDown, Placement, control_command::Command};
 use zwerm_raft::{Group, GroupId, GroupStatus, Machine};
 
 use crate::NodeId;
@@ -196,8 +196,8 @@ pub(crate) async fn hand_over(shared: &Shared) {
         return;
     }
     let farewell = NodeDown { id: shared.own.id, incarnation: shared.own.incarnation() };
-    let command = ControlCommand::from(Command::NodeDown(farewell));
-    let said = tokio::time::timeout(FAREWELL, shared.propose(control_request(&command, false))).await;
+    let request = control_request(Command::NodeDown(farewell), false);
+    let said = tokio::time::timeout(FAREWELL, shared.propose(request)).await;
     if said.is_err() {
         tracing::info!("stopping without a quorum: the others will find out");
     }
@@ -261,6 +261,7 @@ mod tests {
     use zwerm_raft::Role;
 
     use super::*;
+    use zwerm_machine::records::ControlCommand;
 
     /// Nodes 1 to 4; `up` and `draining` say which are.
     fn control(up: &[NodeId], draining: &[NodeId]) -> Control {

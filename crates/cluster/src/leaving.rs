@@ -4,20 +4,13 @@
 //! Knows what is asked and what is refused; `members.rs` and `moving.rs` do it. Start at [`Cluster::leave`] and
 //! [`Cluster::remove`].
 
-use std::time::Duration;
-
-use prost::Message as _;
 use thiserror::Error;
 use zwerm_machine::Control;
-use zwerm_machine::records::{ControlCommand, ControlReply, Leave, Node, Refusal};
+use zwerm_machine::records::{Leave, Node, Refusal};
 use zwerm_machine::records::{control_command::Command, control_reply::Reply};
 
 use crate::cluster::Shared;
-use crate::ledger::control_request;
 use crate::{Cluster, NodeId};
-
-/// How long it is tried to ask the control group.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a node is not taken out.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -73,10 +66,7 @@ impl Cluster {
             return Err(LeaveError::UnknownNode(id));
         }
         check_who_stays(&control, id)?;
-        let command = ControlCommand::from(Command::Leave(Leave { id, dead }));
-        let proposed = tokio::time::timeout(PATIENCE, self.propose(control_request(&command, false))).await;
-        let reply = proposed.map_err(|_| LeaveError::Unavailable)?;
-        match ControlReply::decode(reply).ok().and_then(|reply| reply.reply) {
+        match self.decide(Command::Leave(Leave { id, dead })).await {
             Some(Reply::Applied(_)) => Ok(()),
             Some(Reply::Ignored(ignored)) => Err(match ignored.reason() {
                 Refusal::LastNode => LeaveError::LastNode,

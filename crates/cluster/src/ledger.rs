@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 use thiserror::Error;
-use zwerm_machine::level::Level;
+use zwerm_machine::level::unsaid;
 use zwerm_machine::records::control_command::Command;
 use zwerm_machine::records::control_reply::Reply;
 use zwerm_machine::records::{
@@ -42,14 +42,18 @@ const BARRIER_ATTEMPT: Duration = Duration::from_secs(8);
 const BACKOFF: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_millis(250);
 
+/// How long it is tried to have something decided that somebody asked for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A command that did not get in, this time.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub(crate) struct Unproposed(String);
 
 /// A request for the control group.
-pub(crate) fn control_request(command: &ControlCommand, barrier: bool) -> ProposeRequest {
-    ProposeRequest { group: CONTROL.0, command: command.encode_to_vec().into(), barrier }
+pub(crate) fn control_request(command: Command, barrier: bool) -> ProposeRequest {
+    let command = ControlCommand::from(command).encode_to_vec().into();
+    ProposeRequest { group: CONTROL.0, command, barrier }
 }
 
 /// Asks the control group for nothing but a barrier behind all that it has committed.
@@ -78,6 +82,14 @@ impl Search {
 }
 
 impl Shared {
+    /// Has the control group decide; `None`: it does not answer for [`PATIENCE`], or not what this version knows.
+    pub(crate) async fn decide(&self, command: Command) -> Option<Reply> {
+        // Boxed: whoever waits for this would be as deep as all that proposing is made of.
+        let proposed = Box::pin(self.propose(control_request(command, false)));
+        let proposed = tokio::time::timeout(PATIENCE, proposed).await;
+        ControlReply::decode(proposed.ok()?).ok()?.reply
+    }
+
     /// Proposes until it is committed, or refused. The reply is what the state machine answered, or would have.
     ///
     /// # Cancel safety
@@ -130,7 +142,7 @@ impl Shared {
         };
         let Some(group) = self.host.group(id) else { return Ok(not_leader(None)) };
         // A backup holds the shard still.
-        let view = id.0.checked_sub(1).and_then(|shard| self.shard_view(shard));
+        let view = if id == CONTROL { None } else { self.shard_view(shard_of_group(id)) };
         let _pass = match &view {
             Some(view) => Some(view.gate().pass().await),
             None => None,
@@ -163,7 +175,6 @@ impl Shared {
         let malformed = |error: prost::DecodeError| Unproposed(format!("a malformed command: {error}"));
         let unknown = || Unproposed("a command that this version of zwerm does not know".to_owned());
         let now_ms = self.now_ms();
-        let stamped = |level: Level| if level > 1 { level } else { 0 };
         if group == CONTROL {
             let command = ControlCommand::decode(command).map_err(malformed)?;
             let needs = command.needs().ok_or_else(unknown)?;
@@ -174,7 +185,7 @@ impl Shared {
                 let reply = Reply::Ignored(Ignored { reason: Refusal::Level.into() });
                 return Ok(Err(ControlReply { reply: Some(reply) }.encode_to_vec().into()));
             }
-            let command = ControlCommand { at_ms: now_ms, level: stamped(needs), ..command };
+            let command = ControlCommand { at_ms: now_ms, level: unsaid(needs), ..command };
             return Ok(Ok(command.encode_to_vec().into()));
         }
         let mut batch = ShardBatch::decode(command).map_err(malformed)?;
@@ -185,7 +196,7 @@ impl Shared {
             let replies = ShardReplies { replies: vec![reply; batch.commands.len()] };
             return Ok(Err(replies.encode_to_vec().into()));
         }
-        batch.level = stamped(needs);
+        batch.level = unsaid(needs);
         for command in &mut batch.commands {
             command.at_ms = now_ms;
         }

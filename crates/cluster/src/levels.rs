@@ -9,7 +9,6 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use prost::Message as _;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use zwerm_machine::Control;
@@ -18,13 +17,11 @@ use zwerm_machine::level::{
 };
 use zwerm_machine::records::control_command::Command;
 use zwerm_machine::records::control_reply::Reply;
-use zwerm_machine::records::{ControlCommand, ControlReply, Refusal, SetReplicas};
+use zwerm_machine::records::{Refusal, SetReplicas};
 
 use crate::Cluster;
 use crate::cluster::Shared;
 use crate::formation::note_level;
-use crate::leaving::PATIENCE;
-use crate::ledger::control_request;
 use crate::overseer::propose;
 use crate::transport::proto::Introduction;
 
@@ -84,13 +81,14 @@ pub enum Failure {
 
 /// Whether the levels of a program are enough for a cluster of this level.
 pub(crate) fn check(levels: Levels, cluster: Level) -> Result<(), LevelError> {
-    if cluster > levels.newest {
-        return Err(LevelError::TooOld { cluster, newest: levels.newest });
+    let Levels { oldest, newest } = levels;
+    if levels.can(cluster) {
+        Ok(())
+    } else if cluster > newest {
+        Err(LevelError::TooOld { cluster, newest })
+    } else {
+        Err(LevelError::TooNew { cluster, oldest })
     }
-    if cluster < levels.oldest {
-        return Err(LevelError::TooNew { cluster, oldest: levels.oldest });
-    }
-    Ok(())
 }
 
 /// Lets through what this program can, and ends the node at the first thing that it cannot: it would have another state
@@ -276,10 +274,7 @@ impl Cluster {
             return Err(ReplicasError::Number(replicas));
         }
         LevelTooLow::check(&self.control.state(), REPLICAS)?;
-        let command = ControlCommand::from(Command::SetReplicas(SetReplicas { replicas }));
-        let proposed = tokio::time::timeout(PATIENCE, self.propose(control_request(&command, false))).await;
-        let reply = proposed.map_err(|_| ReplicasError::Unavailable)?;
-        match ControlReply::decode(reply).ok().and_then(|reply| reply.reply) {
+        match self.decide(Command::SetReplicas(SetReplicas { replicas })).await {
             Some(Reply::Applied(_)) => Ok(()),
             Some(Reply::Ignored(ignored)) => Err(match ignored.reason() {
                 Refusal::Level => LevelTooLow::now(&self.control.state(), REPLICAS).into(),

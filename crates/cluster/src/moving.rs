@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use zwerm_machine::records::{ControlCommand, Moved, Placement, control_command::Command};
+use zwerm_machine::records::{Moved, Placement, control_command::Command};
 use zwerm_raft::{Group, GroupStatus, MembersError};
 
 use crate::NodeId;
@@ -37,9 +37,8 @@ pub(crate) async fn move_shard(shared: &Shared, group: &Group) {
                 Ok(Progress::Moved) => {
                     tracing::info!(shard, version = placement.version, "a shard has moved");
                     let command = Command::Moved(Moved { shard, base: placement.version });
-                    let command = ControlCommand::from(command);
                     // Ignored if another leader was first; the state says so then.
-                    shared.propose(control_request(&command, false)).await;
+                    shared.propose(control_request(command, false)).await;
                 }
                 Ok(Progress::Waits(why)) => tracing::trace!(shard, why, "a shard is moving"),
                 Err(error) => {

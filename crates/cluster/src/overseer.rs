@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use zwerm_machine::Control;
-use zwerm_machine::level::{DEFAULT_REPLICAS, said, said_replicas};
-use zwerm_machine::records::{ControlCommand, Form, Node, NodeDown, NodeUp, control_command::Command};
+use zwerm_machine::level::{said, said_replicas, unsaid, unsaid_replicas};
+use zwerm_machine::records::{Form, Node, NodeDown, NodeUp, control_command::Command};
 use zwerm_raft::{Group, Role};
 
 use crate::cluster::Shared;
@@ -171,8 +171,8 @@ async fn form(shared: &Shared) {
         shards: formation.shards,
         placement: place(&members, formation.shards, replicas, &[]),
         // Absent where programs from before there were levels may be among the founders.
-        replicas: Some(replicas).filter(|replicas| *replicas != DEFAULT_REPLICAS).unwrap_or_default(),
-        level: Some(formation.level).filter(|level| *level > 1).unwrap_or_default(),
+        replicas: unsaid_replicas(replicas),
+        level: unsaid(formation.level),
     };
     propose(shared, Command::Form(form)).await;
 }
@@ -205,9 +205,7 @@ pub(crate) fn node_of(introduction: &Introduction) -> Node {
 
 /// Proposes as the leader of the control group. Whether it was taken is seen in the state.
 pub(crate) async fn propose(shared: &Shared, command: Command) {
-    let command = ControlCommand::from(command);
-    let request = ledger::control_request(&command, false);
-    if let Err(error) = shared.propose_here(request).await {
+    if let Err(error) = shared.propose_here(ledger::control_request(command, false)).await {
         tracing::debug!(%error, "the control group did not take a command; trying again");
     }
 }
@@ -290,6 +288,7 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zwerm_machine::records::ControlCommand;
 
     const LEASE: LeaseConfig = LeaseConfig {
         interval: Duration::from_millis(100),

@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
-use zwerm_machine::records::{
-    ControlCommand, ControlReply, Route, Routes, control_command::Command, control_reply::Reply,
-};
+use zwerm_machine::records::{ControlReply, Route, Routes, control_command::Command, control_reply::Reply};
 use zwerm_routing::Interest;
 use zwerm_wire::TopicFilter;
 
@@ -177,9 +175,9 @@ impl Publisher {
             full,
             set: set.collect(),
         };
-        let command = ControlCommand::from(Command::Routes(routes));
+        let request = control_request(Command::Routes(routes), true);
         let reply = tokio::select! {
-            reply = shared.propose(control_request(&command, true)) => reply,
+            reply = shared.propose(request) => reply,
             () = shared.own.risen(self.incarnation) => return false,
         };
         match ControlReply::decode(reply).ok().and_then(|reply| reply.reply) {

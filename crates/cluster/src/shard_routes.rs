@@ -10,7 +10,7 @@
 use imbl::ordmap::DiffItem;
 use prost::Message as _;
 use zwerm_machine::records::{
-    ControlCommand, ControlReply, Refusal, ShardRoutes, control_command::Command, control_reply::Reply,
+    ControlReply, Refusal, ShardRoutes, control_command::Command, control_reply::Reply,
 };
 use zwerm_machine::{Control, Routes, Shard, ShardRoute, records};
 use zwerm_raft::Group;
@@ -116,8 +116,7 @@ impl Publisher {
     /// True if the table has it now.
     async fn send(&mut self, shared: &Shared, routes: ShardRoutes) -> bool {
         let base = routes.base;
-        let command = ControlCommand::from(Command::ShardRoutes(routes));
-        let reply = shared.propose(control_request(&command, false)).await;
+        let reply = shared.propose(control_request(Command::ShardRoutes(routes), false)).await;
         match ControlReply::decode(reply).ok().and_then(|reply| reply.reply) {
             Some(Reply::Applied(_)) => return true,
             // Another leader was first, or this was a repeat whose first answer got lost: look again.
@@ -211,6 +210,7 @@ impl Cluster {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zwerm_machine::records::ControlCommand;
 
     fn filter(text: &str) -> TopicFilter {
         TopicFilter::new(text.to_owned()).unwrap()

@@ -32,8 +32,8 @@ use futures::future::{Either, join_all, select};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::cluster::Shared;
 use crate::transport::proto::{KickReply, KickRequest, kick_reply::Outcome};
@@ -54,8 +54,8 @@ pub(crate) struct Takeovers(Mutex<HashMap<String, Vec<Begun>>>);
 struct Begun {
     /// Of the newer connection.
     epoch: u64,
-    /// Closed when the older connection has ended.
-    over: watch::Receiver<()>,
+    /// Cancelled when the older connection has ended.
+    over: CancellationToken,
 }
 
 /// One takeover under way; dropped, it is over.
@@ -63,7 +63,7 @@ struct UnderWay {
     shared: Arc<Shared>,
     client_id: String,
     epoch: u64,
-    _over: watch::Sender<()>,
+    _over: DropGuard,
 }
 
 impl Drop for UnderWay {
@@ -85,9 +85,8 @@ impl Takeovers {
             let older = self.0.lock().get(client_id).and_then(|of_client| {
                 of_client.iter().find(|begun| begun.epoch < epoch).map(|begun| begun.over.clone())
             });
-            let Some(mut over) = older else { return };
-            // Nothing is ever sent: an error is the end.
-            while over.changed().await.is_ok() {}
+            let Some(over) = older else { return };
+            over.cancelled().await;
         }
     }
 }
@@ -118,21 +117,17 @@ impl Shared {
         self: &Arc<Self>,
         request: KickRequest,
     ) -> impl Future<Output = ()> + Send + use<> {
-        if request.node == self.own.id {
-            // At once: also when nobody waits.
-            self.local.kick(&request.client_id, request.epoch);
-        }
-        let (over, mut waiting) = watch::channel(());
+        let over = CancellationToken::new();
         let (client_id, epoch) = (request.client_id.clone(), request.epoch);
-        let begun = Begun { epoch, over: waiting.clone() };
+        let begun = Begun { epoch, over: over.clone() };
         self.takeovers.0.lock().entry(client_id.clone()).or_default().push(begun);
-        let under_way = UnderWay { shared: Arc::clone(self), client_id, epoch, _over: over };
+        let guard = over.clone().drop_guard();
+        let under_way = UnderWay { shared: Arc::clone(self), client_id, epoch, _over: guard };
         self.spawn(async move {
             let under_way = under_way;
             tell(&under_way.shared, request.node, &request).await;
         });
-        // Nothing is ever sent: an error is the end.
-        async move { while waiting.changed().await.is_ok() {} }
+        over.cancelled_owned()
     }
 
     /// Ends older connections of a client on this node, and waits for those that they were to end themselves.
@@ -156,7 +151,7 @@ impl Shared {
 
 /// Tells a node that connections of a client with a smaller epoch are to end; returns when it was told, or none of them
 /// can be served there any more.
-pub(crate) async fn tell(shared: &Shared, node: NodeId, request: &KickRequest) {
+async fn tell(shared: &Shared, node: NodeId, request: &KickRequest) {
     if node == shared.own.id {
         return shared.end_here(request).await;
     }

@@ -7,7 +7,7 @@ use zwerm_routing::{Destination, Interest, RouteTable};
 use zwerm_wire::TopicFilter;
 
 use crate::control::{Cluster, Control, Member, Published, interest_of, shard_interest_of};
-use crate::level::DEFAULT_REPLICAS;
+use crate::level::{unsaid, unsaid_replicas};
 use crate::records::control_record::Record;
 use crate::records::{
     ControlHead, ControlRecord, NodeRecord, PublishedRecord, RemovedRecord, Route, RouteRecord, ShardRoute,
@@ -30,8 +30,8 @@ impl Control {
             placement: self.placement().to_vec(),
             generation: self.routes.generation(),
             // As absent as they were before there were levels.
-            level: Some(self.level()).filter(|level| *level > 1).unwrap_or_default(),
-            replicas: Some(self.replicas()).filter(|count| *count != DEFAULT_REPLICAS).unwrap_or_default(),
+            level: unsaid(self.level()),
+            replicas: unsaid_replicas(self.replicas()),
         }));
         for member in self.nodes.values() {
             let Member { node, routes_version, lost, removing } = Member::clone(member);

@@ -48,10 +48,22 @@ pub fn said(level: u32) -> Level {
     level.max(1)
 }
 
+/// What a record is to say of a level: nothing where a program before there were levels would say nothing.
+#[must_use]
+pub fn unsaid(level: Level) -> u32 {
+    if level > 1 { level } else { 0 }
+}
+
 /// What a record says of the replicas of a shard; programs before their number could be changed said nothing.
 #[must_use]
 pub fn said_replicas(replicas: u32) -> u32 {
     if replicas == 0 { DEFAULT_REPLICAS } else { replicas }
+}
+
+/// What a record is to say of the replicas of a shard, likewise.
+#[must_use]
+pub fn unsaid_replicas(replicas: u32) -> u32 {
+    if replicas == DEFAULT_REPLICAS { 0 } else { replicas }
 }
 
 /// The levels that a node can take part in.

@@ -63,8 +63,7 @@ impl Control {
     }
 
     fn do_now(&mut self, command: Command, at_ms: u64) -> bool {
-        let reply =
-            self.apply(&ControlCommand { command: Some(command), at_ms, ..ControlCommand::default() }).reply;
+        let reply = self.apply(&ControlCommand { at_ms, ..ControlCommand::from(command) }).reply;
         matches!(reply, Some(Reply::Applied(_)))
     }
 }

@@ -142,11 +142,10 @@ async fn take_all(
     mut take: impl FnMut(Bytes) -> std::io::Result<()>,
 ) -> Result<(), HttpError> {
     let broken = |problem| HttpError::Exchange { at: at.to_owned(), problem };
-    while let Some(frame) = tokio::time::timeout(stall, body.frame())
-        .await
-        .map_err(|_| HttpError::Timeout { at: at.to_owned(), within: stall })?
-    {
-        let frame = frame.map_err(|error| broken(format!("it broke off: {error}")))?;
+    let frame = async |body: &mut Incoming| {
+        body.frame().await.transpose().map_err(|error| format!("it broke off: {error}"))
+    };
+    while let Some(frame) = within(at, stall, frame(&mut body)).await? {
         if let Ok(piece) = frame.into_data() {
             take(piece).map_err(|error| broken(format!("what came cannot be written: {error}")))?;
         }

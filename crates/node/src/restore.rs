@@ -13,7 +13,7 @@ use zwerm_store::{Engine, SledEngine, SyncMode};
 
 use crate::archive::{check, open, to_json};
 use crate::identity;
-use crate::status::print;
+use crate::status::{print, print_json};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -59,26 +59,25 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     };
     let summary = write(file, &seed, &prepared.database())?;
     prepared.finish(seed.node, &seed.cluster_id)?;
-    print(&if *json {
+    if *json {
         let mut said = to_json(file, &summary);
         if let Some(said) = said.as_object_mut() {
             said.insert("data_dir".to_owned(), data_dir.display().to_string().into());
             said.insert("new_cluster_id".to_owned(), seed.cluster_id.into());
             said.insert("node".to_owned(), format!("{:016x}", seed.node).into());
         }
-        serde_json::to_string_pretty(&said)? + "\n"
-    } else {
-        format!(
-            "{} has {} durable sessions, {} queued and {} retained messages of cluster {}\n\
-             start `zwerm serve` with it: it is the first node of the new cluster {}, which other empty nodes join\n",
-            data_dir.display(),
-            summary.sessions,
-            summary.queued,
-            summary.retained,
-            summary.cluster_id,
-            seed.cluster_id,
-        )
-    })
+        return print_json(&said);
+    }
+    print(&format!(
+        "{} has {} durable sessions, {} queued and {} retained messages of cluster {}\n\
+         start `zwerm serve` with it: it is the first node of the new cluster {}, which other empty nodes join\n",
+        data_dir.display(),
+        summary.sessions,
+        summary.queued,
+        summary.retained,
+        summary.cluster_id,
+        seed.cluster_id,
+    ))
 }
 
 /// The database is closed when this returns.

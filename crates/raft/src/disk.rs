@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinError;
 use zwerm_store::{Engine, StoreError};
 
 /// How long a simulated disk takes for the next sync. Asked once per sync; the log writer sleeps that long on
@@ -19,6 +20,22 @@ pub enum DiskWork {
     /// In tasks of the runtime, which stands still meanwhile: on a `current_thread` runtime nothing then
     /// depends on the scheduling of threads. For deterministic simulation, with an engine in memory.
     Inline(DiskDelay),
+}
+
+impl DiskWork {
+    /// Does work that blocks, where that holds up no task. It runs to its end although the caller may stop to wait.
+    ///
+    /// # Errors
+    /// It panicked; on threads only.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        if matches!(self, Self::Inline(_)) {
+            return Ok(work());
+        }
+        tokio::task::spawn_blocking(work).await
+    }
 }
 
 impl fmt::Debug for DiskWork {
@@ -53,11 +70,8 @@ impl Disk {
         &self,
         work: impl FnOnce(&dyn Engine) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        if matches!(self.work, DiskWork::Inline(_)) {
-            return work(self.engine.as_ref());
-        }
         let engine = self.engine();
-        let done = tokio::task::spawn_blocking(move || work(engine.as_ref())).await;
+        let done = self.work.run(move || work(engine.as_ref())).await;
         done.unwrap_or_else(|error| Err(StoreError::Damaged(format!("work on the disk panicked: {error}"))))
     }
 }

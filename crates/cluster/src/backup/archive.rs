@@ -110,7 +110,6 @@ pub(super) fn read(from: impl Read, contents: &mut impl Contents) -> Result<Summ
     let at = reader.at();
     match reader.next()? {
         Chunk::End(_) if summary.messages == head.messages => {}
-        Chunk::Failed(failed) => return Err(ArchiveError::Unfinished { reason: failed.reason }),
         _ => return Err(misplaced(at)),
     }
     summary.bytes = reader.finish()?;
@@ -126,7 +125,6 @@ fn state_of(reader: &mut Reader<impl Read>, group: u32) -> Result<(Vec<u8>, Chun
     let at = reader.at();
     match reader.next()? {
         Chunk::Group(Group { group: found }) if found == group => {}
-        Chunk::Failed(failed) => return Err(ArchiveError::Unfinished { reason: failed.reason }),
         _ => return Err(misplaced(at)),
     }
     let mut state = Vec::new();
@@ -134,7 +132,6 @@ fn state_of(reader: &mut Reader<impl Read>, group: u32) -> Result<(Vec<u8>, Chun
         let at = reader.at();
         match reader.next()? {
             Chunk::State(part) => state.extend_from_slice(&part),
-            Chunk::Failed(failed) => return Err(ArchiveError::Unfinished { reason: failed.reason }),
             Chunk::GroupEnd(end) if group == 0 && end != (GroupEnd { group, messages: 0 }) => {
                 return Err(misplaced(at));
             }
@@ -183,7 +180,6 @@ fn read_shard(
                 summary.messages += count;
                 return Ok(());
             }
-            Chunk::Failed(failed) => return Err(ArchiveError::Unfinished { reason: failed.reason }),
             _ => return Err(misplaced(at)),
         }
         next = reader.next()?;

@@ -84,7 +84,6 @@ pub(super) enum Chunk {
     Messages(Messages),
     GroupEnd(GroupEnd),
     End(End),
-    Failed(Failed),
 }
 
 const HEAD: u8 = 1;
@@ -208,7 +207,8 @@ impl<R: Read> Reader<R> {
         self.at
     }
 
-    /// The next chunk. After [`Chunk::End`] there is none: [`finish`](Self::finish) checks that.
+    /// The next chunk. After [`Chunk::End`] there is none: [`finish`](Self::finish) checks that. Of an archive that was
+    /// given up the last says so, wherever it comes ([`ArchiveError::Unfinished`]).
     pub(super) fn next(&mut self) -> Result<Chunk, ArchiveError> {
         let at = self.at;
         let damaged = |what| ArchiveError::Damaged { at, what };
@@ -225,7 +225,12 @@ impl<R: Read> Reader<R> {
         if u64::from_be_bytes(sum) != checksum(self.chunks, &prefix, &bytes) {
             return Err(damaged("the checksum differs"));
         }
-        let chunk = parse(kind, bytes.clone()).ok_or(damaged("a chunk of no known kind"))?;
+        let unknown = || damaged("a chunk of no known kind");
+        if kind == FAILED {
+            let Failed { reason } = Failed::decode(bytes).map_err(|_| unknown())?;
+            return Err(ArchiveError::Unfinished { reason });
+        }
+        let chunk = parse(kind, bytes.clone()).ok_or_else(unknown)?;
         if let Chunk::End(end) = &chunk {
             let whole = self.hash.clone().finalize();
             if end.chunks != self.chunks || end.sha256[..] != whole[..] {
@@ -279,7 +284,6 @@ fn parse(kind: u8, bytes: Bytes) -> Option<Chunk> {
         MESSAGES => Chunk::Messages(Messages::decode(bytes).ok()?),
         GROUP_END => Chunk::GroupEnd(GroupEnd::decode(bytes).ok()?),
         END => Chunk::End(End::decode(bytes).ok()?),
-        FAILED => Chunk::Failed(Failed::decode(bytes).ok()?),
         _ => return None,
     })
 }
@@ -288,7 +292,7 @@ fn parse(kind: u8, bytes: Bytes) -> Option<Chunk> {
 pub(super) mod tests {
     use super::*;
 
-    /// Every kind of chunk but `Failed`, as one archive; where each chunk begins, and the end.
+    /// Every kind of chunk of an archive that is whole; where each chunk begins, and the end.
     fn written() -> (Vec<u8>, Vec<usize>) {
         let mut writer = Writer::default();
         let head = Head {

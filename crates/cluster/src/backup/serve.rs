@@ -24,7 +24,7 @@ use zwerm_store::keyspace::{KeySpace, Pinned as PinnedSpace};
 use super::PAGE_BYTES;
 use super::proto::{Messages, Numbered};
 use crate::cluster::Shared;
-use crate::formation::{off_task, put_synced};
+use crate::formation::put_synced;
 use crate::ledger::group_of;
 use crate::replica::ShardView;
 use crate::transport::proto::backup_reply::Reply;
@@ -238,8 +238,8 @@ impl Held {
         let shard = self.shard;
         let state = self.state.as_ref().ok_or_else(out_of_turn)?;
         let encoding = Arc::clone(state);
-        let encoded = off_task(&shared.config.raft.disk_work, move || encoding.encode_snapshot()).await;
-        let mut encoded = Bytes::from(encoded.map_err(refused)?);
+        let encoded = shared.config.raft.disk_work.run(move || encoding.encode_snapshot()).await;
+        let mut encoded = Bytes::from(encoded.map_err(|error| refused(error.to_string()))?);
         while !encoded.is_empty() {
             let part = encoded.split_to(encoded.len().min(PAGE_BYTES));
             replies.put(Reply::State(part)).await?;
@@ -298,7 +298,7 @@ async fn release(shared: &Shared, held: Held) {
         batch.delete(mark);
         engine.commit(batch)
     };
-    if let Ok(Err(error)) = off_task(&shared.config.raft.disk_work, unmark).await {
+    if let Ok(Err(error)) = shared.config.raft.disk_work.run(unmark).await {
         tracing::debug!(shard, %error, "the mark of a backup stays");
     }
     // Only now another backup may begin.

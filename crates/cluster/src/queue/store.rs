@@ -116,11 +116,7 @@ impl MessageStore {
         bytes: usize,
     ) -> Result<Vec<(u64, Bytes)>, StoreError> {
         let disk = self.disk.clone();
-        let work = move || read(&disk, &numbers, bytes);
-        if matches!(self.disk_work, DiskWork::Inline(_)) {
-            return work();
-        }
-        let done = tokio::task::spawn_blocking(work).await;
+        let done = self.disk_work.run(move || read(&disk, &numbers, bytes)).await;
         done.unwrap_or_else(|error| Err(StoreError::Damaged(format!("reading panicked: {error}"))))
     }
 }

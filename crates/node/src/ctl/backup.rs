@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
+use zwerm_cluster::Summary;
 
 use super::{Chosen, Target};
 use crate::archive::{check, to_json, to_text};
 use crate::http::{Download, download};
-use crate::status::print;
+use crate::status::{print, print_json};
 
 const BACKUP: &str = "\
 Examples:
@@ -72,10 +73,7 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let Arguments { verify, file, target } = arguments;
     match (verify, file) {
         (Some(Command::Verify(VerifyArguments { file, json })), _) => tell(&file, json),
-        (None, Some(file)) => {
-            take(&target, &file).await?;
-            Ok(())
-        }
+        (None, Some(file)) => take(&target, &file).await,
         // clap asks for one of both
         (None, None) => bail!("name a file"),
     }
@@ -83,12 +81,11 @@ pub(super) async fn run(arguments: Arguments) -> anyhow::Result<()> {
 
 /// Checks a file and says what is in it.
 fn tell(file: &Path, json: bool) -> anyhow::Result<()> {
-    let summary = check(file)?;
-    print(&if json {
-        serde_json::to_string_pretty(&to_json(file, &summary))? + "\n"
-    } else {
-        to_text(file, &summary)
-    })
+    show(file, &check(file)?, json)
+}
+
+fn show(file: &Path, summary: &Summary, json: bool) -> anyhow::Result<()> {
+    if json { print_json(&to_json(file, summary)) } else { print(&to_text(file, summary)) }
 }
 
 async fn take(target: &Target, file: &Path) -> anyhow::Result<()> {
@@ -100,11 +97,7 @@ async fn take(target: &Target, file: &Path) -> anyhow::Result<()> {
     partial.fill(&node, target.json).await?;
     let summary = check(&partial.path).context("the backup that was taken is not whole")?;
     partial.finish(file)?;
-    print(&if target.json {
-        serde_json::to_string_pretty(&to_json(file, &summary))? + "\n"
-    } else {
-        to_text(file, &summary)
-    })
+    show(file, &summary, target.json)
 }
 
 /// A file that is being written. Dropped unfinished, it is deleted.

@@ -8,7 +8,7 @@ use serde_json::json;
 use zwerm_admin::Replicas;
 
 use super::Target;
-use crate::status::print;
+use crate::status::{print, print_json};
 
 const REPLICAS: &str = "\
 Examples:
@@ -48,9 +48,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         }
     };
     if target.json {
-        return print(
-            &(serde_json::to_string_pretty(&json!({ "replicas": replicas, "nodes": nodes }))? + "\n"),
-        );
+        return print_json(&json!({ "replicas": replicas, "nodes": nodes }));
     }
     print(&said(replicas, nodes))
 }

@@ -15,7 +15,7 @@ use zwerm_admin::{Drain, DrainRequest, DrainState, Leaving, NodeId, RemoveReques
 use super::{Chosen, Target};
 use crate::status::report::{NodeReport, Report};
 use crate::status::table::{Table, features, role, state};
-use crate::status::{self, print};
+use crate::status::{self, print, print_json};
 
 const LIST: &str = "\
 Examples:
@@ -147,11 +147,7 @@ pub(super) async fn run(command: Command) -> anyhow::Result<()> {
         Command::List(target) => {
             let report = status::collect(&target.http).await?;
             let nodes = rows(&report);
-            print(&if target.json {
-                serde_json::to_string_pretty(&nodes)? + "\n"
-            } else {
-                table(&nodes) + &features(&report)
-            })
+            if target.json { print_json(&nodes) } else { print(&(table(&nodes) + &features(&report))) }
         }
         Command::Drain(arguments) => drain(arguments).await,
         Command::Undrain(UndrainArguments { name, target }) => {
@@ -193,9 +189,7 @@ async fn leave(arguments: LeaveArguments) -> anyhow::Result<()> {
 /// Says what became of a node.
 fn said(target: &Target, name: &str, leaving: Leaving, what: &str) -> anyhow::Result<()> {
     if target.json {
-        return print(
-            &(serde_json::to_string_pretty(&json!({ "name": name, "node": leaving.node }))? + "\n"),
-        );
+        return print_json(&json!({ "name": name, "node": leaving.node }));
     }
     print(&format!("{name} ({}) {what}\n", leaving.node))
 }
@@ -237,7 +231,7 @@ fn tell(target: &Target, node: &Chosen, now: &Drain) -> anyhow::Result<()> {
         if let Some(said) = said.as_object_mut() {
             said.insert("name".to_owned(), node.name.clone().into());
         }
-        return print(&(serde_json::to_string_pretty(&said)? + "\n"));
+        return print_json(&said);
     }
     let (name, left) = (&node.name, now.clients_left);
     print(&match now.state {

@@ -50,9 +50,7 @@ pub(crate) struct Arguments {
 /// When none of the given nodes answers.
 pub(crate) async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let report = collect(&arguments.http).await?;
-    let text =
-        if arguments.json { serde_json::to_string_pretty(&report)? + "\n" } else { table::draw(&report) };
-    print(&text)
+    if arguments.json { print_json(&report) } else { print(&table::draw(&report)) }
 }
 
 /// Writes to standard output; who closes it early has read enough.
@@ -61,6 +59,11 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
+}
+
+/// The same for programs.
+pub(crate) fn print_json(said: &impl serde::Serialize) -> anyhow::Result<()> {
+    print(&(serde_json::to_string_pretty(said)? + "\n"))
 }
 
 /// What all nodes say, found through the first of these that answers.
