@@ -22,6 +22,17 @@ struct Slot {
     live: Option<(u64, Arc<Mailbox>)>,
 }
 
+/// What came of a claim on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attached {
+    /// A newer owner exists already; nothing is registered.
+    No,
+    /// It is registered.
+    Alone,
+    /// It is registered, and an older connection here that was not to end anyway was told to.
+    InPlaceOfAnother,
+}
+
 /// All connections of this node.
 #[derive(Debug, Default)]
 pub(crate) struct Clients(Mutex<HashMap<ByteString, Slot, RandomState>>);
@@ -38,9 +49,8 @@ impl Clients {
         self.end(client_id, |slot| slot.attaching -= 1);
     }
 
-    /// The claim gave this epoch: ends an older connection and registers the new one. False: a newer
-    /// owner exists already, and nothing is registered.
-    pub(crate) fn attach(&self, client_id: &ByteString, epoch: u64, mailbox: &Arc<Mailbox>) -> bool {
+    /// The claim gave this epoch: ends an older connection and registers the new one.
+    pub(crate) fn attach(&self, client_id: &ByteString, epoch: u64, mailbox: &Arc<Mailbox>) -> Attached {
         let mut attached = false;
         let mut outdated = None;
         self.end(client_id, |slot| {
@@ -51,10 +61,11 @@ impl Clients {
                 outdated = slot.live.replace((epoch, Arc::clone(mailbox)));
             }
         });
-        if let Some((_, mailbox)) = outdated {
-            mailbox.kick(ReasonCode::SessionTakenOver);
+        match outdated {
+            Some((_, mailbox)) if mailbox.kick(ReasonCode::SessionTakenOver) => Attached::InPlaceOfAnother,
+            _ if attached => Attached::Alone,
+            _ => Attached::No,
         }
-        attached
     }
 
     /// A newer owner has this epoch: an older connection here ends. True if there is one, and it was not to end
@@ -128,9 +139,9 @@ mod tests {
     fn a_newer_connection_ends_the_older_one() {
         let (clients, id) = (Clients::default(), ByteString::from("c"));
         let (old, new) = (mailbox(), mailbox());
-        for (epoch, mailbox) in [(1, &old), (2, &new)] {
+        for (epoch, mailbox, how) in [(1, &old, Attached::Alone), (2, &new, Attached::InPlaceOfAnother)] {
             clients.begin(&id);
-            assert!(clients.attach(&id, epoch, mailbox));
+            assert_eq!(clients.attach(&id, epoch, mailbox), how);
         }
         assert_eq!(old.kicked(), Some(ReasonCode::SessionTakenOver));
         assert_eq!(new.kicked(), None);
@@ -145,7 +156,7 @@ mod tests {
         let (clients, id, late) = (Clients::default(), ByteString::from("c"), mailbox());
         clients.begin(&id);
         clients.kick("c", 7);
-        assert!(!clients.attach(&id, 6, &late));
+        assert_eq!(clients.attach(&id, 6, &late), Attached::No);
         assert!(clients.0.lock().is_empty());
     }
 
@@ -153,7 +164,7 @@ mod tests {
     fn a_kick_spares_the_epoch_it_names() {
         let (clients, id, owner) = (Clients::default(), ByteString::from("c"), mailbox());
         clients.begin(&id);
-        assert!(clients.attach(&id, 7, &owner));
+        assert_eq!(clients.attach(&id, 7, &owner), Attached::Alone);
         clients.kick("c", 7);
         assert_eq!(owner.kicked(), None);
     }

@@ -60,6 +60,14 @@ impl Admission {
         }
     }
 
+    /// It had hung up already: others need not wait for it. A backlog longer than its clients are patient would never
+    /// empty otherwise, for all that is in it would be outdated when its turn comes.
+    pub(crate) fn gave_up(&self) {
+        if let Some(pace) = &self.pace {
+            pace.lock().put_back();
+        }
+    }
+
     /// Waits before a client is told that nobody has time for it.
     pub(crate) async fn put_off(&self) {
         if let Ok(_place) = self.later.try_acquire() {
@@ -136,6 +144,22 @@ mod tests {
         let took = began.elapsed();
         assert!((Duration::from_millis(1_990)..=Duration::from_millis(2_050)).contains(&took), "{took:?}");
         assert_eq!(counters.accepts_paced_total.get(), 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_gave_up_cost_the_others_no_time() {
+        let config = Config { connect_rate: Some((NonZeroU32::MIN, NonZeroU32::MIN)), ..Config::default() };
+        let admission = Admission::new(&config);
+        let (counters, began) = (Counters::default(), Instant::now());
+        for _ in 0..100 {
+            admission.pace(&counters).await;
+            admission.accepted();
+            admission.gave_up();
+        }
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        admission.accepted();
+        admission.pace(&counters).await;
+        assert!(began.elapsed() >= Duration::from_secs(1));
     }
 
     #[tokio::test(start_paused = true)]

@@ -37,6 +37,11 @@ impl TokenBucket {
         taken
     }
 
+    /// Puts one back that was taken for nothing.
+    pub fn put_back(&mut self) {
+        self.empty_at = self.empty_at.checked_sub(self.every).unwrap_or(self.empty_at);
+    }
+
     /// How long until there is one; zero: now.
     #[must_use]
     pub fn wait(&self, now: Instant) -> Duration {
@@ -66,6 +71,8 @@ mod tests {
         assert_eq!(bucket.wait(later), Duration::ZERO);
         assert_eq!(bucket.take(9, later), 2);
         assert_eq!(bucket.wait(later), Duration::from_millis(50), "half a token is kept");
+        bucket.put_back();
+        assert_eq!((bucket.take(2, later), bucket.wait(later)), (1, Duration::from_millis(50)));
     }
 
     #[test]

@@ -112,6 +112,8 @@ pub struct Counters {
     pub accepts_paced_total: Counter,
     /// CONNECT packets refused as "server busy": too many were before them.
     pub connects_busy_total: Counter,
+    /// CONNECT packets of clients that hung up before their turn came.
+    pub connects_given_up_total: Counter,
     /// TLS handshakes that began from nothing.
     pub tls_full_total: Counter,
     /// TLS handshakes that continued a session of before.
@@ -157,6 +159,7 @@ impl Default for Counters {
             connections_refused_total: Counter::default(),
             accepts_paced_total: Counter::default(),
             connects_busy_total: Counter::default(),
+            connects_given_up_total: Counter::default(),
             tls_full_total: Counter::default(),
             tls_resumed_total: Counter::default(),
             authentications_failed_total: Counter::default(),

@@ -267,6 +267,11 @@ impl<L: Link> Driver<L> {
             shared.admission.put_off().await;
             return self.feed(Input::Refused(ReasonCode::ServerBusy), Instant::now());
         };
+        if self.has_given_up(Instant::now()) {
+            shared.counters.connects_given_up_total.increment();
+            shared.admission.gave_up();
+            return debug!(peer = %self.peer, "gave up before its turn came");
+        }
         let is_proved = self.authenticated || self.peer.username().is_some();
         let admitted = if is_proved { Ok(()) } else { shared.authenticator.admit(&connect).await };
         let input = match admitted {
@@ -279,6 +284,15 @@ impl<L: Link> Driver<L> {
         };
         drop(place);
         self.feed(input, Instant::now());
+    }
+
+    /// The client hung up while it waited, and had no more to say than CONNECT: nothing is done for it any more. It may
+    /// have come back on another connection, whose id and session this one would take away.
+    fn has_given_up(&mut self, now: Instant) -> bool {
+        if self.input.bytes().is_empty() {
+            self.fill(now);
+        }
+        self.session.is_closed()
     }
 
     async fn claim(&mut self, connect: &Connect) -> Input {

@@ -57,7 +57,8 @@ impl<L: Link> Driver<L> {
         }
     }
 
-    fn fill(&mut self, now: Instant) {
+    /// Reads once.
+    pub(crate) fn fill(&mut self, now: Instant) {
         match self.input.fill(&mut self.link) {
             Ok(Filled::End) => self.feed(Input::LinkClosed, now),
             Ok(Filled::All(count)) => self.filled(count, false),

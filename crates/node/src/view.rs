@@ -242,6 +242,11 @@ impl View {
             "CONNECTs refused as server busy because too many were before them",
             gateway.connects_busy_total.get(),
         );
+        out.counter(
+            "connects_given_up",
+            "CONNECTs of clients that had hung up before their turn came",
+            gateway.connects_given_up_total.get(),
+        );
         let refused = gateway.handshakes_refused_total().map(|(reason, count)| ([("reason", reason)], count));
         out.counters("handshakes_refused", "connections that did not get to MQTT, by reason", refused);
         let tls = [

@@ -3,7 +3,7 @@
 use zwerm_gateway::Config;
 use zwerm_wire::{Packet, Protocol, QoS, ReasonCode};
 
-use crate::client::{Client, Server, durable, transient};
+use crate::client::{Client, Server, durable, publish, transient};
 
 async fn assert_told(client: &mut Client, reason: ReasonCode) {
     match client.next().await {
@@ -114,6 +114,36 @@ async fn more_connects_than_are_taken_are_refused_as_busy_and_counted() {
     assert_eq!(server.connections.counters().connects_busy_total.get(), busy);
     drop(asked);
     let (_later, _) = Client::connect(&server, transient(Protocol::V5, "later")).await;
+    server.end().await;
+}
+
+/// On one thread: the server sees the CONNECT and the end behind it together, as from a backlog it was slow to empty.
+#[tokio::test]
+async fn a_client_that_gave_up_while_it_waited_takes_nothing_from_its_newer_connection() {
+    let server = Server::start().await;
+    let (mut newer, _) = Client::connect(&server, durable(Protocol::V5, "c")).await;
+    newer.subscribe("t", QoS::AtLeastOnce).await;
+    for protocol in [Protocol::V5, Protocol::V311] {
+        drop(Client::ask(&server, transient(protocol, "c")).await);
+    }
+    server.left_with(1).await;
+    newer.assert_silence().await;
+    let (mut publisher, _) = Client::connect(&server, transient(Protocol::V5, "p")).await;
+    publisher.publish("t", "still here").await;
+    assert_eq!(newer.next_publish().await.payload, "still here");
+    server.end().await;
+}
+
+/// It need not wait for CONNACK (MQTT 5.0 section 3.1.4), so it was no less serious than others.
+#[tokio::test]
+async fn who_said_all_it_had_to_say_and_hung_up_is_served() {
+    let server = Server::start().await;
+    let (mut subscriber, _) = Client::connect(&server, transient(Protocol::V5, "s")).await;
+    subscriber.subscribe("t", QoS::AtLeastOnce).await;
+    let mut hasty = Client::ask(&server, transient(Protocol::V5, "hasty")).await;
+    hasty.send(Packet::Publish(publish("t", "in a hurry", QoS::AtLeastOnce, 1))).await;
+    drop(hasty);
+    assert_eq!(subscriber.next_publish().await.payload, "in a hurry");
     server.end().await;
 }
 
