@@ -105,7 +105,7 @@ async fn a_storm_of_clients_leaves_those_alone_who_stayed_and_all_are_back() -> 
 fn far_away() -> Result<Runtime> {
     let yielding = || {
         // Linux: of this thread only. Where it is refused the figures are worse and the test as good.
-        drop(rustix::process::nice(NICE));
+        let _is_refused = rustix::process::nice(NICE).is_err();
     };
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     Ok(builder.worker_threads(2).enable_all().on_thread_start(yielding).build()?)
