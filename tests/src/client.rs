@@ -420,6 +420,8 @@ impl Drop for Client {
 
 /// Between two attempts to connect.
 const AGAIN: Duration = Duration::from_millis(10);
+/// Messages of a client that may be unacknowledged at a time.
+const INFLIGHT: u16 = 100;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const LARGEST: u32 = 8 << 20;
 /// Requests rumqttc queues: more than the messages a broker sends unacknowledged, or its loop and the test,
@@ -460,6 +462,8 @@ fn connect_v311(options: &Options, events: mpsc::Sender<Event>) -> (Inner, JoinH
 fn connect_v5(options: &Options, events: mpsc::Sender<Event>) -> (Inner, JoinHandle<()>) {
     let mut raw = v5::MqttOptions::new(&options.id, options.address.ip().to_string(), options.address.port());
     raw.set_keep_alive(KEEP_ALIVE).set_max_packet_size(Some(LARGEST));
+    // Unless it is told otherwise it has room for 65,535 messages from the beginning: 11 MB.
+    raw.set_outgoing_inflight_upper_limit(INFLIGHT);
     raw.set_transport(options.transport());
     raw.set_clean_start(!options.durable).set_manual_acks(options.acknowledges_itself);
     raw.set_session_expiry_interval(options.durable.then_some(SESSION_EXPIRY));
