@@ -172,7 +172,7 @@ impl Attachment {
         lease.is_valid() && lease.routing() == Some(self.ownership.incarnation)
     }
 
-    /// Publishes. A QoS 1/2 message comes back through [`next_accepted`](Self::next_accepted).
+    /// Publishes. A QoS 1/2 message comes back through [`take_accepted`](Self::take_accepted).
     pub fn publish(&mut self, publish: Publish, now: Instant) -> Admission {
         let (token, qos) = (publish.packet_id, publish.qos);
         // The session resolves aliases: a PUBLISH without a topic does not get here.
@@ -189,7 +189,7 @@ impl Attachment {
             (_, QoS::AtMostOnce, _) => self.pipeline.admit(message, None),
             (_, _, token) => self.pipeline.admit(message, token),
         }
-        self.admits()
+        self.admission()
     }
 
     /// Why nobody gets a message.
@@ -216,21 +216,28 @@ impl Attachment {
     /// Whether the broker takes more after [`Admission::Busy`]; ask after each [`wait`](Self::wait).
     pub fn admits(&mut self) -> Admission {
         self.pipeline.advance();
+        self.admission()
+    }
+
+    fn admission(&self) -> Admission {
         let busy = self.pipeline.is_busy() || self.durable.as_ref().is_some_and(|durable| durable.is_busy());
         if busy { Admission::Busy } else { Admission::Taken }
     }
 
-    /// The next acknowledgement that is due: those of each quality of service in the order of the publishes.
-    pub fn next_accepted(&mut self) -> Option<Accepted> {
+    /// Takes the acknowledgements that are due, those of each quality of service in the order of the publishes. The
+    /// client is to get them before anything else is waited for.
+    pub fn take_accepted(&mut self, into: &mut Vec<Accepted>) {
+        let mut take = |packet_id, reason| {
+            // PUBACK and PUBREC have no such reason.
+            let reason = if reason == ReasonCode::ServerBusy { ReasonCode::QuotaExceeded } else { reason };
+            into.push(Accepted { packet_id, reason });
+        };
+        self.pipeline.take_accepted(&mut take);
         let serves = self.durable.is_some() && self.serves();
-        let next = self.pipeline.next_accepted().or_else(|| {
-            let durable = self.durable.as_mut().filter(|_| serves)?;
-            durable.next_accepted()
-        });
-        let (packet_id, reason) = next?;
-        // PUBACK and PUBREC have no such reason.
-        let reason = if reason == ReasonCode::ServerBusy { ReasonCode::QuotaExceeded } else { reason };
-        Some(Accepted { packet_id, reason })
+        let Some(durable) = self.durable.as_mut().filter(|_| serves) else { return };
+        while let Some((packet_id, reason)) = durable.next_accepted() {
+            take(packet_id, reason);
+        }
     }
 
     /// The client sent PUBREL for a QoS 2 message of its durable session; answered by

@@ -20,7 +20,7 @@ use crate::clients::Clients;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::mailbox::{Acceptance, Delivery, Mailbox, Pushed};
-use crate::message::{Expiry, Message};
+use crate::message::Message;
 use crate::outbox::{LEFT_BEHIND, LeftBehind};
 use crate::shared::{Pick, Picker};
 use crate::subscriptions::Subscriptions;
@@ -227,7 +227,7 @@ impl Receiver for LaneReceiver {
         local.counters.forwarded_in.add(1);
         let Target { plain, groups } = record.target.clone();
         let message = Arc::new(Message::forwarded(record, now));
-        if message.expiry(now) == Expiry::Expired {
+        if message.has_expired(|| now) {
             local.counters.dropped_expired.add(1);
             return None;
         }

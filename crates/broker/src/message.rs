@@ -11,7 +11,7 @@ use zwerm_cluster::NodeId;
 use zwerm_cluster::forward::{Body, Origin, Record, Target};
 use zwerm_machine::message::{self, Header, MessageError};
 use zwerm_machine::records::{self, Delay, Enqueue, Retain};
-use zwerm_wire::{MessageProperties, Protocol, Publish, PublishFrame, QoS, TopicName};
+use zwerm_wire::{MessageProperties, Protocol, Publish, PublishFrame, QoS, SolePublish, TopicName};
 
 use crate::delayed::Delayed;
 
@@ -29,6 +29,9 @@ pub enum Expiry {
     Expired,
 }
 
+/// By protocol family and presence of a packet id; `None` when it cannot be encoded.
+type Frames = [OnceLock<Option<PublishFrame>>; 4];
+
 /// A message on its way to its receivers.
 #[derive(Debug)]
 pub struct Message {
@@ -40,8 +43,8 @@ pub struct Message {
     properties: Option<Box<MessageProperties>>,
     expires_at: Option<Instant>,
     origin: Option<Origin>,
-    /// By protocol family and presence of a packet id; `None` when it cannot be encoded.
-    frames: [OnceLock<Option<PublishFrame>>; 4],
+    /// For several receivers. Boxed: most messages have one.
+    frames: OnceLock<Box<Frames>>,
     body: OnceLock<Body>,
 }
 
@@ -97,7 +100,6 @@ impl Message {
         properties: Option<Box<MessageProperties>>,
         expires_at: Option<Instant>,
     ) -> Self {
-        let frames = Default::default();
         Self {
             publisher,
             topic,
@@ -107,7 +109,7 @@ impl Message {
             properties,
             expires_at,
             origin: None,
-            frames,
+            frames: OnceLock::new(),
             body: OnceLock::new(),
         }
     }
@@ -188,6 +190,11 @@ impl Message {
         }
     }
 
+    /// It must not be delivered any more. The clock is read only for a message that expires.
+    pub(crate) fn has_expired(&self, now: impl FnOnce() -> Instant) -> bool {
+        self.expires_at.is_some_and(|at| at <= now())
+    }
+
     /// The PUBLISH for all receivers of a protocol family, encoded at the first call. `None` when it cannot
     /// be encoded (it is larger than any packet may be). Not for receivers with subscription identifiers,
     /// an alias, or a message that expires.
@@ -198,13 +205,25 @@ impl Message {
             PublishFrame::encode(protocol, &self.topic, self.properties.as_deref(), &self.payload, with_id)
                 .ok()
         };
-        self.frames.get(variant)?.get_or_init(encode).as_ref()
+        let frames = self.frames.get_or_init(Box::default);
+        frames.get(variant)?.get_or_init(encode).as_ref()
+    }
+
+    /// The same for the last of its receivers, when there was none before that shares a frame: to be written once.
+    /// `None`: others may want it too.
+    #[must_use]
+    pub fn sole(self: &Arc<Self>, protocol: Protocol, with_id: bool) -> Option<SolePublish<'_>> {
+        let is_sole = self.frames.get().is_none() && Arc::strong_count(self) == 1;
+        let measure = || {
+            SolePublish::measure(protocol, &self.topic, self.properties.as_deref(), &self.payload, with_id)
+        };
+        is_sole.then(measure)?.ok()
     }
 
     /// What goes to other nodes, encoded at the first call.
-    pub(crate) fn body(&self, now: Instant) -> &Body {
+    pub(crate) fn body(&self, now: impl FnOnce() -> Instant) -> &Body {
         let left = |at: Instant| {
-            let left = at.saturating_duration_since(now).as_millis();
+            let left = at.saturating_duration_since(now()).as_millis();
             u64::try_from(left).unwrap_or(u64::MAX)
         };
         self.body.get_or_init(|| {

@@ -89,13 +89,13 @@ impl Pipelines<'_> {
     /// Tells what is published. True: no more of what was left behind should be taken now.
     fn confirm(&mut self) -> bool {
         for pipeline in self.by_shard.values_mut() {
-            while let Some((told, reason)) = pipeline.next_accepted() {
+            pipeline.take_accepted(|told, reason| {
                 // Where there was no room for it, it is published again.
                 if let Some(told) = told.filter(|_| reason != ReasonCode::ServerBusy) {
                     // The shard's keeper may have lost its leadership meanwhile: another repeats.
                     told.send(()).unwrap_or_default();
                 }
-            }
+            });
         }
         self.by_shard.get(&None).is_some_and(Pipeline::is_busy)
     }

@@ -29,7 +29,7 @@ use zwerm_wire::{QoS, ReasonCode, TopicFilter};
 use crate::delayed::{Delayed, Malformed};
 use crate::local::LocalSessions;
 use crate::mailbox::Acceptance;
-use crate::message::{Expiry, Message, Through};
+use crate::message::{Message, Through};
 use crate::shared::{Pick, Picker};
 use crate::targets::{Group, Resolver, Targets, wants};
 
@@ -189,7 +189,7 @@ impl<T> Pipeline<T> {
         Self { epoch, ..self }
     }
 
-    /// Takes a message; a token is given back by [`next_accepted`](Self::next_accepted).
+    /// Takes a message; a token is given back by [`take_accepted`](Self::take_accepted).
     pub(crate) fn admit(&mut self, message: Arc<Message>, token: Option<T>) {
         self.push(Pending { token, stage: Stage::of(message), only: None, picks: Picks::default() });
     }
@@ -264,20 +264,29 @@ impl<T> Pipeline<T> {
         routing.is_some_and(|routing| self.incarnation.is_none_or(|own| own == routing))
     }
 
-    /// The next acknowledgement that is due.
-    pub(crate) fn next_accepted(&mut self) -> Option<(T, ReasonCode)> {
+    /// Hands out the acknowledgements that are due, in order. Whether this node may acknowledge is looked at once for
+    /// all of them: they are to be given before anything else is waited for.
+    pub(crate) fn take_accepted(&mut self, mut each: impl FnMut(T, ReasonCode)) {
         self.advance();
+        // The lease first: the incarnation that holds it is no older than the one that routes.
+        if self.pending.is_empty() || !(self.cluster.lease.is_valid() && self.routes()) {
+            return;
+        }
+        while let Some((token, reason)) = self.next_accepted() {
+            each(token, reason);
+        }
+    }
+
+    fn next_accepted(&mut self) -> Option<(T, ReasonCode)> {
         loop {
             let first = self.pending.front()?;
             let Stage::Routed(routed) = &first.stage else { return None };
             let reason = routed.reason();
-            // The lease first: the incarnation that holds it is no older than the one that routes.
-            let may_acknowledge = self.cluster.lease.is_valid() && self.routes();
             let is_complete = routed.is_complete();
             #[cfg(feature = "sabotage")]
             let is_complete =
                 is_complete || zwerm_sabotage::is_broken(zwerm_sabotage::Rule::AcknowledgeWhenSafe);
-            if !is_complete || !may_acknowledge {
+            if !is_complete {
                 return None;
             }
             if let Some((message, groups)) = routed.bereft() {
@@ -437,7 +446,7 @@ impl<T> Pipeline<T> {
             };
             fresh.extend(at.map(|at| Picked { group: group.filter.clone(), at }));
         }
-        if fresh.is_empty() || message.expiry(Instant::now()) == Expiry::Expired {
+        if fresh.is_empty() || message.has_expired(Instant::now) {
             return self.route(message, only, picks, acknowledged);
         }
         let receipt = Receipt::new(self.bell.clone());
@@ -464,7 +473,7 @@ impl<T> Pipeline<T> {
         picks: &Picks,
         acknowledged: bool,
     ) -> Stage {
-        if message.expiry(Instant::now()) == Expiry::Expired {
+        if message.has_expired(Instant::now) {
             self.local.counters.dropped_expired.add(1);
             return Stage::done(ReasonCode::Success);
         }
@@ -594,7 +603,7 @@ impl<T> Pipeline<T> {
         let Some(lane) = self.cluster.lanes.to(node).filter(is_meant) else {
             if let Some(Meant { incarnation, again }) = meant {
                 for group in &target.groups {
-                    let body = message.body(Instant::now()).clone();
+                    let body = message.body(Instant::now).clone();
                     self.cluster.doubt((node, incarnation), again, group.clone(), body);
                 }
                 return None;
@@ -605,7 +614,7 @@ impl<T> Pipeline<T> {
             return None;
         };
         let ticket = || (qos != QoS::AtMostOnce).then(&mut ticket);
-        let body = message.body(Instant::now());
+        let body = message.body(Instant::now);
         let pushed = match meant {
             Some(Meant { again: true, .. }) => lane.push_again(target, body, ticket),
             _ => lane.push(qos, target, body, ticket),

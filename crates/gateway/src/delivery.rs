@@ -1,7 +1,7 @@
 //! From the broker to the link: deliveries become PUBLISH packets.
 //!
-//! A message without anything of this client's own is copied from the frame that all its receivers share;
-//! with subscription identifiers, an alias or seconds left to live it is encoded for this client alone.
+//! A message without anything of this client's own is copied from the frame that all its receivers share, or written
+//! at once where there is one receiver; with subscription identifiers, an alias or seconds left to live it is encoded for this client alone.
 //! Knows no subscriptions. Start at `Driver::take_deliveries`.
 
 use tokio::time::Instant;
@@ -81,6 +81,15 @@ impl<L: Link> Driver<L> {
 
     fn encode_shared(&mut self, delivery: &Delivery, protocol: Protocol) -> Result<Option<PacketId>, Unsent> {
         let Delivery { message, qos, retain, dup, .. } = delivery;
+        if let Some(sole) = message.sole(protocol, *qos != QoS::AtMostOnce) {
+            self.check_size(sole.len())?;
+            let packet_id = self.identify(delivery)?;
+            let written = sole.write_to(self.output.tail(), *dup, *qos, *retain, packet_id);
+            if let Some(payload) = written.map_err(|_| Unsent::Unencodable)? {
+                self.output.append(payload);
+            }
+            return Ok(packet_id);
+        }
         let frame = message.frame(protocol, *qos != QoS::AtMostOnce).ok_or(Unsent::Unencodable)?;
         self.check_size(frame.len())?;
         let packet_id = self.identify(delivery)?;

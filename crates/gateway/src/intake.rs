@@ -6,7 +6,7 @@ use std::io;
 
 use tokio::time::Instant;
 use tracing::debug;
-use zwerm_broker::{Admission, Attachment, Stage};
+use zwerm_broker::{Accepted, Admission, Attachment, Stage};
 use zwerm_session::{Input, Output};
 use zwerm_wire::{
     DecodeError, Packet, PacketId, Protocol, Publish, ReasonCode, Subscribe, Unsubscribe, encode_within,
@@ -176,8 +176,12 @@ impl<L: Link> Driver<L> {
 
     /// Hands the session the broker's word on messages and on acknowledgements, each in order of their arrival.
     pub(crate) fn take_answers(&mut self, now: Instant) {
-        while let Some(accepted) = self.attachment.as_mut().and_then(Attachment::next_accepted) {
-            self.feed(Input::Accepted { packet_id: accepted.packet_id, reason: accepted.reason }, now);
+        let mut accepted = Vec::new();
+        if let Some(attachment) = &mut self.attachment {
+            attachment.take_accepted(&mut accepted);
+        }
+        for Accepted { packet_id, reason } in accepted {
+            self.feed(Input::Accepted { packet_id, reason }, now);
         }
         if self.session.is_durable() {
             self.take_commits(now);

@@ -4,8 +4,9 @@
 //! With QoS 2 nobody else may get what one was sent (MQTT-4.8.2-5). Only of transient sessions: a durable one is sent
 //! them again itself. Knows no members. Start at [`Shares::sent`].
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
 use zwerm_broker::Delivery;
 use zwerm_wire::{Packet, PacketId, QoS};
 
@@ -13,7 +14,7 @@ use zwerm_wire::{Packet, PacketId, QoS};
 #[derive(Debug, Default)]
 pub(crate) struct Shares {
     /// With the order in which they were sent: identifiers go round.
-    sent: BTreeMap<PacketId, (u64, Delivery)>,
+    sent: HashMap<PacketId, (u64, Delivery), RandomState>,
     count: u64,
 }
 

@@ -3,17 +3,16 @@
 //! Knows not where messages go. The client's identifiers for SUBSCRIBE and UNSUBSCRIBE live in the same
 //! table, for they are of one space (section 2.2.1). Start at `Session::publish`.
 
-use std::collections::BTreeMap;
-
 use zwerm_wire::{Ack, Packet, PacketId, PacketType, Publish, QoS, ReasonCode};
 
 use crate::told::told;
+use crate::under_way::UnderWay;
 use crate::{Cause, Output, Session};
 
 /// Every identifier the client has under way, at most 65,535; one that is not in here is free (S2).
 #[derive(Debug, Default)]
 pub(crate) struct Inbound {
-    taken: BTreeMap<PacketId, Taken>,
+    taken: UnderWay<Taken>,
     /// How many of them are messages: what the receive maximum counts.
     messages: u16,
     /// How many of them wait for the broker.
@@ -51,14 +50,15 @@ impl Taken {
 
 impl Inbound {
     pub(crate) fn get(&self, packet_id: PacketId) -> Option<&Taken> {
-        self.taken.get(&packet_id)
+        self.taken.get(packet_id)
     }
 
     pub(crate) fn insert(&mut self, packet_id: PacketId, taken: Taken) {
-        self.remove(packet_id);
-        self.messages += u16::from(taken.is_message());
-        self.pending += u16::from(taken.is_pending());
-        self.taken.insert(packet_id, taken);
+        let (message, pending) = (taken.is_message(), taken.is_pending());
+        let before = self.taken.insert(packet_id, taken);
+        self.forget(before.as_ref());
+        self.messages += u16::from(message);
+        self.pending += u16::from(pending);
     }
 
     /// Knows again what awaits a PUBREL since an earlier connection.
@@ -69,10 +69,14 @@ impl Inbound {
     }
 
     pub(crate) fn remove(&mut self, packet_id: PacketId) -> Option<Taken> {
-        let taken = self.taken.remove(&packet_id)?;
-        self.messages -= u16::from(taken.is_message());
-        self.pending -= u16::from(taken.is_pending());
-        Some(taken)
+        let taken = self.taken.remove(packet_id);
+        self.forget(taken.as_ref());
+        taken
+    }
+
+    fn forget(&mut self, taken: Option<&Taken>) {
+        self.messages -= u16::from(taken.is_some_and(Taken::is_message));
+        self.pending -= u16::from(taken.is_some_and(Taken::is_pending));
     }
 }
 

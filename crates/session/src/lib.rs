@@ -14,6 +14,7 @@ mod outbound;
 mod session;
 mod subscribe;
 mod told;
+mod under_way;
 
 pub use alias::AliasUse;
 pub use io::{Attached, Cause, Deadline, Ending, Input, Output, Stage};

@@ -3,19 +3,18 @@
 //! Knows no messages, only identifiers: what is delivered under them is the driver's. Start at
 //! [`Session::deliver`].
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::vec;
 
 use zwerm_wire::{Ack, Packet, PacketId, QoS, ReasonCode};
 
 use crate::session::Phase;
+use crate::under_way::UnderWay;
 use crate::{Output, Session, Stage};
 
 /// Every identifier under way to the client; one that is not in here is free (S2).
 #[derive(Debug)]
 pub(crate) struct Outbound {
-    sent: BTreeMap<PacketId, Sent>,
+    sent: UnderWay<Sent>,
     limit: u16,
     last: PacketId,
     /// What is left to send of the PUBRELs of an earlier connection. Boxed: few sessions ever have any.
@@ -48,7 +47,7 @@ impl Sent {
 
 impl Default for Outbound {
     fn default() -> Self {
-        Self { sent: BTreeMap::new(), limit: 0, last: PacketId::MAX, resumed: None }
+        Self { sent: UnderWay::default(), limit: 0, last: PacketId::MAX, resumed: None }
     }
 }
 
@@ -78,7 +77,7 @@ impl Outbound {
         loop {
             // ends: the window is at most 65,535 wide and was open, so one identifier is free
             self.last = self.last.checked_add(1).unwrap_or(PacketId::MIN);
-            if !self.sent.contains_key(&self.last) {
+            if !self.sent.contains(self.last) {
                 return self.last;
             }
         }
@@ -119,13 +118,7 @@ impl Session {
         if self.window() == 0 || !self.durable {
             return false;
         }
-        match self.outbound.sent.entry(packet_id) {
-            Entry::Vacant(place) => {
-                place.insert(sent);
-                true
-            }
-            Entry::Occupied(_) => false,
-        }
+        self.outbound.sent.insert_new(packet_id, sent)
     }
 
     /// The next PUBREL that an earlier connection left to be sent again.
@@ -139,7 +132,7 @@ impl Session {
 
     /// The client is done with an identifier.
     fn done(&mut self, packet_id: PacketId) {
-        self.outbound.sent.remove(&packet_id);
+        self.outbound.sent.remove(packet_id);
         if self.durable {
             self.put(Output::Acknowledged { packet_id, stage: Stage::Done });
         }
@@ -147,7 +140,7 @@ impl Session {
 
     /// PUBACK ends QoS 1, whatever its code (section 3.4).
     pub(crate) fn puback(&mut self, ack: &Ack) {
-        match self.outbound.sent.get(&ack.packet_id) {
+        match self.outbound.sent.get(ack.packet_id) {
             Some(Sent::AtLeastOnce) => self.done(ack.packet_id),
             Some(Sent::ExactlyOnce | Sent::Receiving | Sent::Released) => {
                 self.violate(ReasonCode::ProtocolError);
@@ -163,7 +156,7 @@ impl Session {
     /// PUBLISH under the identifier for a new message, so the message must never be sent again.
     pub(crate) fn pubrec(&mut self, ack: &Ack) {
         let packet_id = ack.packet_id;
-        let reason = match self.outbound.sent.get(&packet_id) {
+        let reason = match self.outbound.sent.get(packet_id) {
             Some(Sent::AtLeastOnce) => return self.violate(ReasonCode::ProtocolError),
             Some(Sent::ExactlyOnce) if ack.reason.is_error() => return self.done(packet_id),
             Some(Sent::ExactlyOnce) if self.durable => {
@@ -186,7 +179,7 @@ impl Session {
 
     /// The broker committed a PUBREC.
     pub(crate) fn received(&mut self, packet_id: PacketId) {
-        if self.outbound.sent.get(&packet_id) == Some(&Sent::Receiving) {
+        if self.outbound.sent.get(packet_id) == Some(&Sent::Receiving) {
             self.outbound.sent.insert(packet_id, Sent::Released);
             self.send(Packet::PubRel(Ack::success(packet_id)));
         }
@@ -194,7 +187,7 @@ impl Session {
 
     /// PUBCOMP ends QoS 2 (section 3.7).
     pub(crate) fn pubcomp(&mut self, ack: &Ack) {
-        match self.outbound.sent.get(&ack.packet_id) {
+        match self.outbound.sent.get(ack.packet_id) {
             Some(Sent::Released) => self.done(ack.packet_id),
             Some(Sent::AtLeastOnce | Sent::ExactlyOnce | Sent::Receiving) => {
                 self.violate(ReasonCode::ProtocolError);

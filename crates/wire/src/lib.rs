@@ -36,7 +36,7 @@ pub use encode::{encode, encode_within, encoded_len};
 pub use error::{DecodeError, EncodeError};
 pub use packet::*;
 pub use packet_type::PacketType;
-pub use publish_frame::{LARGE_PAYLOAD, PublishFrame};
+pub use publish_frame::{LARGE_PAYLOAD, PublishFrame, SolePublish};
 pub use reason::ReasonCode;
 pub use topic::{FilterParts, ShareName, TopicError, TopicFilter, TopicName};
 pub use varint::MAX as MAX_REMAINING_LENGTH;

@@ -1,5 +1,5 @@
 //! A PUBLISH that is encoded once and then copied to each of its receivers with flags and packet identifier
-//! patched in.
+//! patched in; and one that has a single receiver and is written where it is to go at once.
 //!
 //! Knows no receivers. What differs between them besides these (topic alias, subscription identifiers) needs
 //! [`encode`](crate::encode()). Start at [`PublishFrame::encode`].
@@ -44,23 +44,12 @@ impl PublishFrame {
         payload: &Bytes,
         with_id: bool,
     ) -> Result<Self, EncodeError> {
-        let large = payload.len() > LARGE_PAYLOAD;
-        let fields = Fields { topic, with_id, properties, v5: protocol == Protocol::V5 };
-        let measured = fields.measure()?;
-        let body = measured + payload.len();
-        let copied = if large { 0 } else { payload.len() };
-        // A frame without an identifier must have room for one in its length: see write_anew.
-        whole(body + 2)?;
-        let body_at = whole(body)? - body;
-        let mut head = BytesMut::with_capacity(body_at + measured + copied);
-        write::u8(&mut head, first_byte(false, QoS::AtMostOnce, false));
-        write::length(&mut head, body)?;
-        fields.put(&mut head)?;
-        if !large {
-            head.put(payload);
-        }
+        let packet = SolePublish::measure(protocol, topic, properties, payload, with_id)?;
+        let body_at = packet.len - packet.body;
+        let copied = if packet.is_large() { packet.len - payload.len() } else { packet.len };
+        let mut head = BytesMut::with_capacity(copied);
+        let tail = packet.put(&mut head, first_byte(false, QoS::AtMostOnce, false))?;
         let topic_end = body_at + 2 + topic.len();
-        let tail = large.then(|| payload.clone());
         Ok(Self { head: head.freeze(), body_at, topic_end, with_id, tail })
     }
 
@@ -91,10 +80,7 @@ impl PublishFrame {
         packet_id: Option<PacketId>,
     ) -> Option<Bytes> {
         let id = packet_id.filter(|_| qos != QoS::AtMostOnce);
-        let first = match id {
-            Some(_) => first_byte(dup, qos, retain),
-            None => first_byte(false, QoS::AtMostOnce, retain),
-        };
+        let first = first_byte_of(dup, qos, retain, id);
         if self.with_id != id.is_some() {
             self.write_anew(out, first, id);
             return self.tail.clone();
@@ -129,10 +115,102 @@ impl PublishFrame {
     }
 }
 
+/// One PUBLISH for one receiver: measured, to be written once.
+#[derive(Debug)]
+pub struct SolePublish<'a> {
+    fields: Fields<'a>,
+    payload: &'a Bytes,
+    /// Bytes behind the fixed header.
+    body: usize,
+    /// Bytes of the whole packet.
+    len: usize,
+}
+
+impl<'a> SolePublish<'a> {
+    /// Measures the message: for a receiver at QoS 1 and 2 `with_id`, for one at QoS 0 without. 3.x has no properties:
+    /// they are left out.
+    ///
+    /// # Errors
+    /// As [`PublishFrame::encode`].
+    pub fn measure(
+        protocol: Protocol,
+        topic: &'a TopicName,
+        properties: Option<&'a MessageProperties>,
+        payload: &'a Bytes,
+        with_id: bool,
+    ) -> Result<Self, EncodeError> {
+        let id = with_id.then_some(0);
+        let fields = Fields { topic, id, properties, v5: protocol == Protocol::V5 };
+        let body = fields.measure()? + payload.len();
+        // One without an identifier must have room for one in its length: it may yet get one.
+        whole(body + 2)?;
+        Ok(Self { fields, payload, body, len: whole(body)? })
+    }
+
+    /// Bytes of the whole packet, fixed header and payload included.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a packet is never empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    fn is_large(&self) -> bool {
+        self.payload.len() > LARGE_PAYLOAD
+    }
+
+    /// Appends the packet to `out`. A large payload is returned instead, to be sent right after. QoS 1 and 2 need an
+    /// identifier and QoS 0 has none: without one the packet is sent at QoS 0. If it was measured for the other case it
+    /// differs in length.
+    ///
+    /// # Errors
+    /// As [`measure`](Self::measure), which finds them first.
+    pub fn write_to(
+        mut self,
+        out: &mut BytesMut,
+        dup: bool,
+        qos: QoS,
+        retain: bool,
+        packet_id: Option<PacketId>,
+    ) -> Result<Option<Bytes>, EncodeError> {
+        let id = packet_id.filter(|_| qos != QoS::AtMostOnce);
+        let first = first_byte_of(dup, qos, retain, id);
+        let id = id.map(PacketId::get);
+        self.body = self.body + width_of(id) - width_of(self.fields.id);
+        self.fields.id = id;
+        self.put(out, first)
+    }
+
+    fn put(&self, out: &mut BytesMut, first: u8) -> Result<Option<Bytes>, EncodeError> {
+        write::u8(out, first);
+        write::length(out, self.body)?;
+        self.fields.put(out)?;
+        if self.is_large() {
+            return Ok(Some(self.payload.clone()));
+        }
+        out.put(self.payload);
+        Ok(None)
+    }
+}
+
+/// Bytes of a packet identifier, if there is one.
+fn width_of(id: Option<u16>) -> usize {
+    if id.is_some() { size_of::<u16>() } else { 0 }
+}
+
+/// Without an identifier a packet is sent at QoS 0.
+fn first_byte_of(dup: bool, qos: QoS, retain: bool, id: Option<PacketId>) -> u8 {
+    match id {
+        Some(_) => first_byte(dup, qos, retain),
+        None => first_byte(false, QoS::AtMostOnce, retain),
+    }
+}
+
 /// What stands before the payload.
+#[derive(Debug)]
 struct Fields<'a> {
     topic: &'a TopicName,
-    with_id: bool,
+    /// Packet identifier, at QoS 1 and 2.
+    id: Option<u16>,
     properties: Option<&'a MessageProperties>,
     v5: bool,
 }
@@ -140,8 +218,8 @@ struct Fields<'a> {
 impl Encode for Fields<'_> {
     fn put<S: Sink>(&self, sink: &mut S) -> Result<(), EncodeError> {
         write::field(sink, "topic name", self.topic.as_bytes())?;
-        if self.with_id {
-            write::u16(sink, 0);
+        if let Some(id) = self.id {
+            write::u16(sink, id);
         }
         match self.properties {
             Some(found) if self.v5 => properties::block(sink, found),

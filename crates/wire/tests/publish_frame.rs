@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use zwerm_wire::{
     Decoder, EncodeError, LARGE_PAYLOAD, MessageProperties, Packet, PacketId, Protocol, Publish,
-    PublishFrame, QoS, Role, TopicName, encode,
+    PublishFrame, QoS, Role, SolePublish, TopicName, encode,
 };
 
 const PROTOCOLS: [Protocol; 3] = [Protocol::V31, Protocol::V311, Protocol::V5];
@@ -51,6 +51,23 @@ fn written(frame: &PublishFrame, publish: &Publish) -> Vec<u8> {
     bytes
 }
 
+fn measured(publish: &Publish, protocol: Protocol, with_id: bool) -> SolePublish<'_> {
+    let topic = publish.topic.as_ref().unwrap();
+    let properties = publish.properties.as_deref();
+    SolePublish::measure(protocol, topic, properties, &publish.payload, with_id).unwrap()
+}
+
+/// The same for a message that has one receiver.
+fn written_once(message: &Publish, receiver: &Publish, protocol: Protocol, with_id: bool) -> Vec<u8> {
+    let mut out = BytesMut::from(&b"before"[..]);
+    let sole = measured(message, protocol, with_id);
+    let Publish { dup, qos, retain, packet_id, .. } = *receiver;
+    let tail = sole.write_to(&mut out, dup, qos, retain, packet_id).unwrap();
+    let mut bytes = out.strip_prefix(b"before").unwrap().to_vec();
+    bytes.extend_from_slice(&tail.unwrap_or_default());
+    bytes
+}
+
 fn encoded(publish: &Publish, protocol: Protocol) -> Vec<u8> {
     let mut out = BytesMut::new();
     encode(&Packet::Publish(publish.clone()), protocol, &mut out).unwrap();
@@ -80,8 +97,10 @@ fn every_receiver_gets_the_bytes_that_encode_writes() {
                         assert_eq!(frame.has_id(), with_id);
                         let bytes = written(&frame, &receiver);
                         assert_eq!(bytes, encoded(&receiver, protocol), "{size} {protocol:?} {with_id}");
+                        assert_eq!(bytes, written_once(&message, &receiver, protocol, with_id));
                         if with_id == (receiver.qos != QoS::AtMostOnce) {
-                            assert_eq!(bytes.len(), frame.len());
+                            let sole = measured(&message, protocol, with_id);
+                            assert_eq!([frame.len(), sole.len()], [bytes.len(); 2]);
                         }
                     }
                 }

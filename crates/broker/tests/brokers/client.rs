@@ -177,9 +177,7 @@ impl Client {
 
     /// Takes acknowledgements, but no deliveries.
     pub fn take_accepted(&mut self) {
-        while let Some(accepted) = self.attachment.next_accepted() {
-            self.accepted.push(accepted);
-        }
+        self.attachment.take_accepted(&mut self.accepted);
     }
 
     /// Takes everything there is.

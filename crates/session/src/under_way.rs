@@ -1,0 +1,93 @@
+//! What is under way by packet identifier.
+//!
+//! Looked up several times a message, so it is a hash table. Its hash has no seed, because a session is pure: the same
+//! inputs give the same outputs in every run; and whoever chooses among 65,535 identifiers gains little by it. Memory
+//! of a burst is given back when all of it is done. Knows no packets. Start at [`UnderWay`].
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use foldhash::fast::FixedState;
+use zwerm_wire::PacketId;
+
+/// Places that are kept when nothing is under way.
+const KEPT: usize = 128;
+
+/// One thing for each identifier, in no order.
+#[derive(Debug)]
+pub(crate) struct UnderWay<T>(HashMap<PacketId, T, FixedState>);
+
+impl<T> Default for UnderWay<T> {
+    fn default() -> Self {
+        Self(HashMap::default())
+    }
+}
+
+impl<T> UnderWay<T> {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn contains(&self, packet_id: PacketId) -> bool {
+        self.0.contains_key(&packet_id)
+    }
+
+    pub(crate) fn get(&self, packet_id: PacketId) -> Option<&T> {
+        self.0.get(&packet_id)
+    }
+
+    /// What was there before.
+    pub(crate) fn insert(&mut self, packet_id: PacketId, what: T) -> Option<T> {
+        self.0.insert(packet_id, what)
+    }
+
+    /// False, and nothing changes: the identifier is under way.
+    pub(crate) fn insert_new(&mut self, packet_id: PacketId, what: T) -> bool {
+        match self.0.entry(packet_id) {
+            Entry::Vacant(place) => {
+                place.insert(what);
+                true
+            }
+            Entry::Occupied(_) => false,
+        }
+    }
+
+    pub(crate) fn remove(&mut self, packet_id: PacketId) -> Option<T> {
+        let removed = self.0.remove(&packet_id)?;
+        if self.0.is_empty() && self.0.capacity() > KEPT {
+            self.0 = HashMap::default();
+        }
+        Some(removed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u16) -> PacketId {
+        PacketId::new(number).unwrap()
+    }
+
+    #[test]
+    fn an_identifier_is_taken_once() {
+        let mut under_way = UnderWay::default();
+        assert!(under_way.insert_new(id(7), 'a') && !under_way.insert_new(id(7), 'b'));
+        assert_eq!((under_way.get(id(7)), under_way.len()), (Some(&'a'), 1));
+        assert_eq!(under_way.insert(id(7), 'c'), Some('a'));
+        assert_eq!((under_way.remove(id(7)), under_way.remove(id(7))), (Some('c'), None));
+        assert!(!under_way.contains(id(7)));
+    }
+
+    #[test]
+    fn the_memory_of_a_burst_is_given_back() {
+        let mut under_way = UnderWay::default();
+        for number in 1..=u16::MAX {
+            under_way.insert(id(number), ());
+        }
+        for number in 1..=u16::MAX {
+            under_way.remove(id(number));
+        }
+        assert_eq!(under_way.0.capacity(), 0);
+    }
+}
