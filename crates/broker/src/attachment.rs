@@ -130,7 +130,8 @@ pub(crate) struct Owned {
 #[derive(Debug)]
 pub struct Attachment {
     ownership: Ownership,
-    pipeline: Box<Pipeline<PacketId>>,
+    /// `None`: it has published nothing yet. Many clients never do.
+    pipeline: Option<Box<Pipeline<PacketId>>>,
     durable: Option<Box<Durable>>,
     /// Places for retained replays that run.
     replays: Arc<Semaphore>,
@@ -140,9 +141,6 @@ pub struct Attachment {
 impl Attachment {
     pub(crate) fn new(inner: Arc<Inner>, owned: Owned, durable: Option<Box<Durable>>) -> Self {
         let Owned { client_id, epoch, incarnation, mailbox } = owned;
-        let (local, cluster) = (Arc::clone(&inner.local), inner.cluster.clone());
-        let pipeline = Pipeline::new(local, cluster, mailbox.bell().clone(), Some(incarnation));
-        let pipeline = pipeline.of_connection(epoch);
         let ownership = Ownership {
             key: inner.next_key(),
             inner,
@@ -156,7 +154,7 @@ impl Attachment {
             released: false,
         };
         let replays = Arc::new(Semaphore::new(Subscribing::REPLAYS));
-        Self { ownership, pipeline: Box::new(pipeline), durable, replays, exclusive: Turns::default() }
+        Self { ownership, pipeline: None, durable, replays, exclusive: Turns::default() }
     }
 
     /// The client's id, also if the server chose it.
@@ -186,8 +184,8 @@ impl Attachment {
         let message = Arc::new(message);
         match (&mut self.durable, qos, token) {
             (Some(durable), QoS::ExactlyOnce, Some(packet_id)) => durable.receive(packet_id, message),
-            (_, QoS::AtMostOnce, _) => self.pipeline.admit(message, None),
-            (_, _, token) => self.pipeline.admit(message, token),
+            (_, QoS::AtMostOnce, _) => self.pipeline().admit(message, None),
+            (_, _, token) => self.pipeline().admit(message, token),
         }
         self.admission()
     }
@@ -208,19 +206,31 @@ impl Attachment {
         self.ownership.inner.local.counters.refused.add(1);
         match (&mut self.durable, qos, token) {
             (Some(durable), QoS::ExactlyOnce, Some(packet_id)) => durable.refuse(packet_id, reason),
-            (_, _, token) => self.pipeline.refuse(reason, token),
+            (_, _, token) => self.pipeline().refuse(reason, token),
         }
         self.admits()
     }
 
     /// Whether the broker takes more after [`Admission::Busy`]; ask after each [`wait`](Self::wait).
     pub fn admits(&mut self) -> Admission {
-        self.pipeline.advance();
+        if let Some(pipeline) = &mut self.pipeline {
+            pipeline.advance();
+        }
         self.admission()
     }
 
+    fn pipeline(&mut self) -> &mut Pipeline<PacketId> {
+        let Ownership { inner, mailbox, incarnation, epoch, .. } = &self.ownership;
+        self.pipeline.get_or_insert_with(|| {
+            let (local, cluster) = (Arc::clone(&inner.local), inner.cluster.clone());
+            let pipeline = Pipeline::new(local, cluster, mailbox.bell().clone(), Some(*incarnation));
+            Box::new(pipeline.of_connection(*epoch))
+        })
+    }
+
     fn admission(&self) -> Admission {
-        let busy = self.pipeline.is_busy() || self.durable.as_ref().is_some_and(|durable| durable.is_busy());
+        let is_full = self.pipeline.as_ref().is_some_and(|pipeline| pipeline.is_busy());
+        let busy = is_full || self.durable.as_ref().is_some_and(|durable| durable.is_busy());
         if busy { Admission::Busy } else { Admission::Taken }
     }
 
@@ -232,7 +242,9 @@ impl Attachment {
             let reason = if reason == ReasonCode::ServerBusy { ReasonCode::QuotaExceeded } else { reason };
             into.push(Accepted { packet_id, reason });
         };
-        self.pipeline.take_accepted(&mut take);
+        if let Some(pipeline) = &mut self.pipeline {
+            pipeline.take_accepted(&mut take);
+        }
         let serves = self.durable.is_some() && self.serves();
         let Some(durable) = self.durable.as_mut().filter(|_| serves) else { return };
         while let Some((packet_id, reason)) = durable.next_accepted() {
@@ -273,17 +285,24 @@ impl Attachment {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn wait(&self) {
+        // Boxed where they wait for something: an idle connection is as large as all that it may ever wait for.
+        let lane_has_room = async {
+            match &self.pipeline {
+                Some(pipeline) if pipeline.is_stopped() => Box::pin(pipeline.has_room()).await,
+                _ => std::future::pending().await,
+            }
+        };
         let shard_has_room = async {
             match &self.durable {
                 // nothing is handed over without a lease: then the bell says when it is back
-                Some(durable) if self.serves() => durable.has_room().await,
+                Some(durable) if durable.is_stopped() && self.serves() => Box::pin(durable.has_room()).await,
                 _ => std::future::pending().await,
             }
         };
         // All are cancel safe.
         tokio::select! {
             () = self.ownership.mailbox.bell().wait() => {}
-            () = self.pipeline.has_room() => {}
+            () = lane_has_room => {}
             () = shard_has_room => {}
         }
     }

@@ -34,6 +34,9 @@ use crate::shares::Shares;
 /// SUBSCRIBE and UNSUBSCRIBE packets of one client that wait for the broker before no more is read.
 const MAX_ANSWERS: usize = 16;
 
+/// Answers that the broker has promised.
+type Answers = FuturesUnordered<BoxFuture<'static, Input>>;
+
 /// Counts a connection as open as long as it lives, however it ends.
 struct Open(Arc<Counters>);
 
@@ -78,8 +81,8 @@ pub(crate) struct Driver<L> {
     pub(crate) connect: Option<Box<Connect>>,
     /// The broker took the last message but has no room for another. Nothing is read until it has.
     pub(crate) busy: bool,
-    /// What the broker will say to SUBSCRIBE and UNSUBSCRIBE.
-    pub(crate) answers: FuturesUnordered<BoxFuture<'static, Input>>,
+    /// What the broker will say to SUBSCRIBE and UNSUBSCRIBE; `None`: nothing.
+    pub(crate) answers: Option<Answers>,
     pub(crate) tally: Tally,
     /// `input` may hold a whole packet.
     pub(crate) backlog: bool,
@@ -137,7 +140,7 @@ impl<L: Link> Driver<L> {
             authenticated: false,
             connect: None,
             busy: false,
-            answers: FuturesUnordered::new(),
+            answers: None,
             tally: Tally::default(),
             backlog: false,
             readable: false,
@@ -191,7 +194,7 @@ impl<L: Link> Driver<L> {
     /// The client has to wait for a reason that is not its own.
     fn broker_is_behind(&self) -> bool {
         self.busy
-            || self.answers.len() >= MAX_ANSWERS
+            || self.answers.as_ref().is_some_and(|answers| answers.len() >= MAX_ANSWERS)
             || self.session.pending() >= self.shared.config.max_pending
     }
 
@@ -326,7 +329,7 @@ impl<L: Link> Driver<L> {
     ) -> Wake {
         let (reading, writing) = (self.may_read(), !self.output.is_empty() || self.link.holds());
         let (link, answers, attachment) = (&self.link, &mut self.answers, self.attachment.as_ref());
-        let attached = attachment.is_some();
+        let (attached, asked) = (attachment.is_some(), answers.is_some());
         tokio::select! {
             biased;
             () = stopped => Wake::Stop,
@@ -337,7 +340,7 @@ impl<L: Link> Driver<L> {
                 result.map_or_else(Wake::Broken, |()| Wake::Writable)
             }
             () = hear_broker(attachment), if attached => Wake::Bell,
-            Some(answer) = answers.next(), if !answers.is_empty() => Wake::Answer(answer),
+            answer = next_answer(answers), if asked => Wake::Answer(answer),
             () = alarm.sleep.as_mut(), if alarm.armed.is_some() => Wake::Deadline,
         }
     }
@@ -398,6 +401,17 @@ fn prove_name(peer: &Peer, connect: &mut Connect) {
         connect.username = Some(username.clone());
         connect.password = None;
     }
+}
+
+/// The next answer; for ever if there is none. Cancel safe.
+async fn next_answer(answers: &mut Option<Answers>) -> Input {
+    let next = match answers {
+        Some(waiting) => waiting.next().await,
+        None => None,
+    };
+    let Some(answer) = next else { return pending().await };
+    *answers = answers.take().filter(|left| !left.is_empty());
+    answer
 }
 
 /// Waits for the broker to have something for this connection.

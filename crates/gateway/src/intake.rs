@@ -147,14 +147,16 @@ impl<L: Link> Driver<L> {
         let Some(attachment) = &mut self.attachment else { return };
         let packet_id = subscribe.packet_id;
         let reasons = attachment.subscribe(subscribe);
-        self.answers.push(Box::pin(async move { Input::Subscribed { packet_id, reasons: reasons.await } }));
+        let answer = async move { Input::Subscribed { packet_id, reasons: reasons.await } };
+        self.answers.get_or_insert_default().push(Box::pin(answer));
     }
 
     fn unsubscribe(&mut self, unsubscribe: Unsubscribe) {
         let Some(attachment) = &mut self.attachment else { return };
         let packet_id = unsubscribe.packet_id;
         let reasons = attachment.unsubscribe(unsubscribe);
-        self.answers.push(Box::pin(async move { Input::Unsubscribed { packet_id, reasons: reasons.await } }));
+        let answer = async move { Input::Unsubscribed { packet_id, reasons: reasons.await } };
+        self.answers.get_or_insert_default().push(Box::pin(answer));
     }
 
     /// The client acknowledged a message of its durable queue. While the node holds no lease the broker keeps

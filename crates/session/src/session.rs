@@ -36,8 +36,8 @@ pub struct Session {
     pub(crate) authentication: Option<Box<Authentication>>,
     /// As the broker attached it.
     pub(crate) durable: bool,
-    /// At most two come of one input: a last word and the closing.
-    outputs: SmallVec<[Output; 2]>,
+    /// At most two come of one input, a last word and the closing; but that happens once.
+    outputs: SmallVec<[Output; 1]>,
     ending: Option<Ending>,
 }
 
