@@ -1,4 +1,4 @@
-//! Certificates for the TLS listeners of a test's nodes: an authority made for it, and what it has signed.
+//! Certificates for the TLS listeners of a test's nodes and servers: an authority made for it, and what it has signed.
 //!
 //! Knows no node. Start at [`Certificates::make`].
 
@@ -13,7 +13,7 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, crypto};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, crypto};
 
 /// The common name in the certificate of the client.
 pub const CLIENT_NAME: &str = "pump-7";
@@ -30,13 +30,21 @@ impl Certificates {
     /// # Errors
     /// When the folder cannot be written.
     pub fn make(dir: &Path) -> Result<Self> {
+        Self::make_for(dir, &["127.0.0.1", "localhost"])
+    }
+
+    /// The same with a server that has these names and addresses.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn make_for(dir: &Path, server: &[&str]) -> Result<Self> {
         let key = KeyPair::generate()?;
         let mut params = params(&[], "zwerm test authority")?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         fs::write(dir.join("ca.pem"), params.self_signed(&key)?.pem())?;
         let authority = Issuer::new(params, key);
         let signed = [
-            ("server", ["127.0.0.1", "localhost"].as_slice(), "node", ExtendedKeyUsagePurpose::ServerAuth),
+            ("server", server, "node", ExtendedKeyUsagePurpose::ServerAuth),
             ("client", &[], CLIENT_NAME, ExtendedKeyUsagePurpose::ClientAuth),
         ];
         for (file, names, common_name, usage) in signed {
@@ -78,16 +86,33 @@ impl Certificates {
     pub fn rustls(&self) -> Result<Arc<ClientConfig>> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.ca()).context("reading the authority")?)?;
-        let (cert, key) = self.client();
+        let (chain, key) = identity(self.client())?;
         let config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
-            .with_client_auth_cert(
-                vec![CertificateDer::from_pem_file(cert).context("reading the certificate")?],
-                PrivateKeyDer::from_pem_file(key).context("reading the key")?,
-            )?;
+            .with_client_auth_cert(chain, key)?;
         Ok(Arc::new(config))
     }
+
+    /// What a server of a test's own needs: its certificate; it asks clients for none.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn rustls_server(&self) -> Result<Arc<ServerConfig>> {
+        let (chain, key) = identity(self.server())?;
+        let config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)?;
+        Ok(Arc::new(config))
+    }
+}
+
+fn identity(
+    (cert, key): (PathBuf, PathBuf),
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+    let cert = CertificateDer::from_pem_file(cert).context("reading the certificate")?;
+    Ok((vec![cert], PrivateKeyDer::from_pem_file(key).context("reading the key")?))
 }
 
 fn params(names: &[&str], common_name: &str) -> Result<CertificateParams> {

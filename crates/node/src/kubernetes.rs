@@ -257,4 +257,6 @@ fn ordinal(pod: &str, stateful_set: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
 mod tests;

@@ -3,13 +3,11 @@
 //! Knows how to break and to heal, not when. A process that ends by itself is started again, as an orchestrator
 //! would. Start at [`Cluster::start`].
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
@@ -20,6 +18,7 @@ use crate::fault::{Fault, Kind, SMALL_DISK};
 use crate::network::{CLIENTS, Network, Side};
 use crate::node::Node;
 use crate::plan::Shape;
+use crate::spread::leaders;
 
 /// How long the first start may take.
 const STARTING: Duration = Duration::from_secs(60);
@@ -182,7 +181,7 @@ impl Cluster {
     /// shards as any other, or one less; says how many.
     pub(crate) async fn settled(&self) -> String {
         loop {
-            match self.leaders().await {
+            match leaders(self.members().map(|(side, node)| (side, node.http()))).await {
                 Ok(leaders) => {
                     let counts: Vec<String> =
                         leaders.iter().map(|(side, count)| format!("node {side} leads {count}")).collect();
@@ -191,44 +190,6 @@ impl Cluster {
                 Err(_) => sleep(GLANCE).await,
             }
         }
-    }
-
-    /// How many shards each member leads.
-    ///
-    /// # Errors
-    /// What is not as it should be.
-    async fn leaders(&self) -> Result<BTreeMap<Side, usize>> {
-        let (mut ids, mut leaders) = (BTreeMap::new(), BTreeMap::new());
-        let (mut shards, mut replicas): (BTreeMap<String, Vec<String>>, _) = (BTreeMap::new(), 0);
-        for (side, node) in self.members() {
-            let status: Value = serde_json::from_str(&get(node.http(), "/api/v1/status").await?.body)?;
-            ids.insert(status.pointer("/node/id").context("a node without id")?.to_string(), side);
-            leaders.insert(side, 0);
-            replicas = status.pointer("/replicas").and_then(Value::as_u64).context("no replicas")?;
-            for group in status.pointer("/groups").and_then(Value::as_array).context("no groups")? {
-                let name = group.pointer("/group").and_then(Value::as_str).context("a group without name")?;
-                if !name.starts_with("shard-") {
-                    continue;
-                }
-                // Empty: nobody said yet that it leads it.
-                let known = shards.entry(name.to_owned()).or_default();
-                if group.pointer("/state").and_then(Value::as_str) == Some("leader") {
-                    ensure!(known.is_empty(), "two lead {name}");
-                    let voters = group.pointer("/voters").and_then(Value::as_array).context("no voters")?;
-                    *known = voters.iter().map(Value::to_string).collect();
-                    *leaders.entry(side).or_default() += 1;
-                }
-            }
-        }
-        for (shard, voters) in shards {
-            let wanted = ids.len().min(usize::try_from(replicas)?);
-            ensure!(voters.len() == wanted, "{shard} has {} voters", voters.len());
-            ensure!(voters.iter().all(|id| ids.contains_key(id)), "{shard} has a voter that is no member");
-        }
-        let (most, least) = (leaders.values().max(), leaders.values().min());
-        let difference = most.zip(least).map_or(0, |(most, least)| most - least);
-        ensure!(difference <= 1, "leaders are not spread evenly: {leaders:?}");
-        Ok(leaders)
     }
 
     /// Heals a fault.

@@ -24,6 +24,7 @@ mod report;
 mod run;
 mod sandbox;
 mod scoreboard;
+mod spread;
 mod world;
 
 use std::path::PathBuf;
@@ -63,7 +64,7 @@ struct Arguments {
     /// Only faults of this kind; may be repeated [default: all]
     #[arg(long, value_enum, value_name = "KIND")]
     only: Vec<Kind>,
-    /// Instead: emulates a Kubernetes StatefulSet, whose pods come back with other addresses
+    /// Instead: emulates a Kubernetes StatefulSet, whose pods come back with other addresses, and scales it
     #[arg(long, conflicts_with_all = ["seconds", "every", "only", "calm", "json", "scoreboard"])]
     pods: bool,
     /// No faults at all: the load and the oracle alone

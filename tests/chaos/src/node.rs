@@ -24,9 +24,9 @@ const CLUSTER: u16 = 7100;
 const TOKEN: &str = "chaos-may-change-nodes";
 
 /// How long a node may take to stop on SIGTERM.
-const STOPPING: Duration = Duration::from_secs(30);
+pub(crate) const STOPPING: Duration = Duration::from_secs(30);
 /// How long a node may take to hand over all that it has and leave.
-const LEAVING: Duration = Duration::from_secs(120);
+pub(crate) const LEAVING: Duration = Duration::from_secs(120);
 
 /// Lines of a log that are shown when a run fails.
 const TAIL: usize = 30;
@@ -163,9 +163,7 @@ impl Node {
         let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "node {} does not leave: {}", self.side, said.trim());
-        let mut child = self.child.take().context("it does not run")?;
-        let ended = timeout(LEAVING, child.wait()).await;
-        let status = ended.with_context(|| format!("node {} did not leave", self.side))??;
+        let status = self.stopped(LEAVING).await?;
         ensure!(status.success(), "node {} left with {status}", self.side);
         self.is_member = false;
         Ok(begin.elapsed())
@@ -197,18 +195,18 @@ impl Node {
     /// When it does not run, or does not stop in time (then it is killed).
     pub(crate) async fn terminate(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
-        self.stopped().await
+        self.stopped(STOPPING).await
     }
 
-    /// Waits for the end that a signal has asked for.
+    /// Waits for the end that was asked for.
     ///
     /// # Errors
     /// When it does not run, or does not stop in time (then it is killed).
-    pub(crate) async fn stopped(&mut self) -> Result<ExitStatus> {
+    pub(crate) async fn stopped(&mut self, within: Duration) -> Result<ExitStatus> {
         let mut child = self.child.take().context("it does not run")?;
-        let stopped = timeout(STOPPING, child.wait()).await;
+        let stopped = timeout(within, child.wait()).await;
         stopped
-            .with_context(|| format!("node {} did not stop on SIGTERM", self.side))?
+            .with_context(|| format!("node {} did not stop within {} s", self.side, within.as_secs()))?
             .context("waiting for the end")
     }
 

@@ -1,4 +1,5 @@
-//! An emulated StatefulSet: it forms once, comes back from nothing with other addresses, and pods rejoin under load.
+//! An emulated StatefulSet: it forms once, comes back from nothing with other addresses, pods rejoin under load, and it
+//! is scaled.
 //!
 //! The program does it all; here it is only started and its figures shown.
 
@@ -18,7 +19,16 @@ async fn pods_whose_names_resolve_late_and_whose_addresses_change_are_one_cluste
     println!("{said}{}", String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "the run ended with {}", output.status);
     if !said.starts_with("skipped") {
-        for (figure, times) in [("formed once", 3), ("at once", 2), ("under load", 3)] {
+        let figures = [
+            ("formed once", 3),
+            ("at once", 2),
+            (" under load, ", 3),
+            ("scaled from 3 to 5", 2),
+            ("it stayed a member", 2),
+            ("scaled from 5 to 3", 2),
+            ("scaled under load", 1),
+        ];
+        for (figure, times) in figures {
             ensure!(said.matches(figure).count() == times, "{figure}: not {times} times");
         }
     }

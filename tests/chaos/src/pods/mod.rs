@@ -1,12 +1,14 @@
 //! A StatefulSet without Kubernetes: what the Helm chart makes of pods, their names and their addresses, done to real
-//! processes in network namespaces, with a DNS server of our own.
+//! processes in network namespaces, with a DNS server and an API server of our own.
 //!
 //! What is emulated: pods start in parallel; a name resolves only some time after its pod started; every start has
-//! a new address; a lost pod's name leads into nothing until it is started elsewhere. What is not: probes, the
-//! disruption budget, scheduling, Kubernetes itself. Start at [`run`].
+//! a new address; a lost pod's name leads into nothing until it is started elsewhere; the API says how many replicas
+//! are wanted. What is not: probes, the disruption budget, scheduling, Kubernetes itself. Start at [`run`].
 
+mod api;
 mod backlog;
 mod names;
+mod scaling;
 mod stateful_set;
 mod stream;
 
@@ -45,7 +47,7 @@ pub(crate) async fn run(seed: u64, keep: Option<&Path>) -> Result<()> {
     let dir = keep.unwrap_or(temporary.path());
     std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
     let dir = dir.canonicalize()?;
-    let mut set = StatefulSet::new(&dir).await?;
+    let mut set = StatefulSet::new(&dir, &zwerm_binary()?).await?;
     let done = scenarios(&mut set, &dir, &mut StdRng::seed_from_u64(seed)).await;
     if done.is_err() {
         set.show_logs();
@@ -56,12 +58,11 @@ pub(crate) async fn run(seed: u64, keep: Option<&Path>) -> Result<()> {
 }
 
 async fn scenarios(set: &mut StatefulSet, dir: &Path, random: &mut StdRng) -> Result<()> {
-    let binary = zwerm_binary()?;
     for round in 0..FORMATIONS {
         if round > 0 {
             set.end(&all(), End::Lost).await?;
         }
-        set.create(REPLICAS, &dir.join(format!("set-{round}")), &binary)?;
+        set.create(REPLICAS, &dir.join(format!("set-{round}")))?;
         form(set, random).await?;
     }
     for how in [End::Deleted, End::Lost] {
@@ -70,7 +71,7 @@ async fn scenarios(set: &mut StatefulSet, dir: &Path, random: &mut StdRng) -> Re
     for (pod, how) in [(0, End::Lost), (1, End::Deleted), (2, End::Lost)] {
         one_under_load(set, random, pod, how).await?;
     }
-    Ok(())
+    scaling::scale(set, random).await
 }
 
 /// All pods start, their names resolve late and in any order: one cluster is formed.
@@ -90,7 +91,7 @@ async fn form(set: &mut StatefulSet, random: &mut StdRng) -> Result<()> {
 /// All pods end at the same time and start in any order with new addresses.
 async fn all_at_once(set: &mut StatefulSet, random: &mut StdRng, how: End) -> Result<()> {
     let before = set.cluster().await?;
-    let backlog = Backlog::lay(&format!("{how:?}"), &brokers(set)?).await?;
+    let backlog = Backlog::lay(&format!("{how:?}"), &set.brokers()).await?;
     let begin = Instant::now();
     set.end(&all(), how).await?;
     let ended = begin.elapsed();
@@ -98,12 +99,12 @@ async fn all_at_once(set: &mut StatefulSet, random: &mut StdRng, how: End) -> Re
     set.rollout(&arrivals).await?;
     let started = begin.elapsed();
     set.ready().await?;
-    for broker in brokers(set)? {
+    for broker in set.brokers() {
         reach(broker, broker, "again").await?;
     }
     let served = begin.elapsed();
     ensure!(set.cluster().await? == before, "another cluster than before");
-    backlog.take(&brokers(set)?).await?;
+    backlog.take(&set.brokers()).await?;
     let (messages, retained) = Backlog::SIZE;
     println!(
         "all pods {how:?} at once ({:.1} s): {}; all serve {:.1} s after the beginning, {:.1} s after the last step; \
@@ -121,7 +122,8 @@ async fn all_at_once(set: &mut StatefulSet, random: &mut StdRng, how: End) -> Re
 async fn one_under_load(set: &mut StatefulSet, random: &mut StdRng, pod: usize, how: End) -> Result<()> {
     let (from, to) = ((pod + 1) % REPLICAS, (pod + 2) % REPLICAS);
     let broker = |set: &StatefulSet, pod| Ok::<_, anyhow::Error>(set.pod(pod)?.mqtt());
-    let stream = Stream::start(&format!("past-{pod}"), broker(set, from)?, broker(set, to)?).await?;
+    let stream =
+        Stream::start(&format!("past-{pod}"), QoS::One, broker(set, from)?, &[broker(set, to)?]).await?;
     set.end(&[pod], how).await?;
     let begin = Instant::now();
     set.rollout(&arrivals(&[pod], random)).await?;
@@ -164,10 +166,6 @@ async fn reach(from: SocketAddr, to: SocketAddr, what: &str) -> Result<()> {
 
 fn all() -> Vec<usize> {
     (0..REPLICAS).collect()
-}
-
-fn brokers(set: &StatefulSet) -> Result<Vec<SocketAddr>> {
-    all().into_iter().map(|pod| Ok(set.pod(pod)?.mqtt())).collect()
 }
 
 /// Starts at any time and in any order, and names that come later.
