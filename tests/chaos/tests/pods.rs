@@ -25,6 +25,7 @@ async fn pods_whose_names_resolve_late_and_whose_addresses_change_are_one_cluste
             (" under load, ", 3),
             ("scaled from 3 to 5", 2),
             ("it stayed a member", 2),
+            ("killed while it left", 2),
             ("scaled from 5 to 3", 2),
             ("scaled under load", 1),
         ];

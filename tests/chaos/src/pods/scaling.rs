@@ -1,5 +1,5 @@
-//! What `kubectl scale` does, under load: pods that are new join the cluster, pods that are wanted no more leave it,
-//! and one that is only restarted stays a member.
+//! What `kubectl scale` does, under load: pods that are new join the cluster, pods that are wanted no more leave it (one
+//! is killed before it has left), and one that is only restarted stays a member.
 //!
 //! Twice: first the pods that are not wanted end one after the other, the highest ordinal first, as with
 //! `podManagementPolicy: OrderedReady`; then together, as with the chart's `Parallel`. The second time the new pods find
@@ -39,6 +39,7 @@ pub(super) async fn scale(set: &mut StatefulSet, random: &mut StdRng) -> Result<
         small.take(&set.brokers()).await?;
         let grown = Backlog::lay(&format!("grown-{together}"), &set.brokers()).await?;
         restart(set, random).await?;
+        cut_short(set, random, &mut ids).await?;
         shrink(set, together).await?;
         grown.take(&set.brokers()).await?;
     }
@@ -84,8 +85,7 @@ async fn grow(set: &mut StatefulSet, random: &mut StdRng, ids: &mut BTreeSet<Str
         let (old, new) = (set.pod(0)?.mqtt(), set.pod(pod)?.mqtt());
         reach(new, old, "from-new").await?;
         reach(old, new, "to-new").await?;
-        let id = set.members(0).await?.remove(&pod_name(pod)).context("the new pod is no member")?;
-        ensure!(ids.insert(id), "{} is who it was before it left", pod_name(pod));
+        is_new(set, pod, ids).await?;
     }
     let reached = begin.elapsed();
     let leads = set.settled().await?;
@@ -118,6 +118,38 @@ async fn restart(set: &mut StatefulSet, random: &mut StdRng) -> Result<()> {
         ended.as_secs_f64(),
         took.as_secs_f64(),
     );
+    Ok(())
+}
+
+/// A pod that leaves is killed before it has left, as when its grace is over: the others finish without it, and its
+/// volume is no member's any more.
+async fn cut_short(set: &mut StatefulSet, random: &mut StdRng, ids: &mut BTreeSet<String>) -> Result<()> {
+    let pod = GROWN - 1;
+    let before = set.cluster().await?;
+    set.scale(pod)?;
+    set.begin_to_leave(pod, 0).await?;
+    set.end(&[pod], End::Lost).await?;
+    let begin = Instant::now();
+    ensure!(set.cluster().await? == before, "another cluster than before");
+    let gone = begin.elapsed();
+    set.scale(GROWN)?;
+    set.rollout(&arrivals(&[pod], random)).await?;
+    set.revived(pod).await?;
+    ensure!(set.cluster().await? == before, "another cluster than before");
+    is_new(set, pod, ids).await?;
+    set.settled().await?;
+    println!(
+        "{} killed while it left: no member {:.1} s later; with its old volume it came back as a new one",
+        pod_name(pod),
+        gone.as_secs_f64(),
+    );
+    Ok(())
+}
+
+/// Whether a pod is a member that no other was.
+async fn is_new(set: &StatefulSet, pod: usize, ids: &mut BTreeSet<String>) -> Result<()> {
+    let id = set.members(0).await?.remove(&pod_name(pod)).context("the new pod is no member")?;
+    ensure!(ids.insert(id), "{} is who it was before", pod_name(pod));
     Ok(())
 }
 

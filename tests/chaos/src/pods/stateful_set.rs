@@ -220,6 +220,40 @@ impl StatefulSet {
         Ok(begin.elapsed())
     }
 
+    /// Waits until a pod is ready. If its process ends before, and well, it is started again, as a kubelet does.
+    ///
+    /// # Errors
+    /// When it does not get ready in time, or ends badly.
+    pub(super) async fn revived(&mut self, ordinal: usize) -> Result<()> {
+        let begin = Instant::now();
+        while !Node::is_ready(self.pod(ordinal)?.http()).await {
+            if let Some(status) = self.pod_mut(ordinal)?.ended() {
+                ensure!(status.success(), "{} ended with {status}", pod_name(ordinal));
+                self.pod_mut(ordinal)?.start()?;
+            }
+            ensure!(begin.elapsed() < STARTING, "{} does not get ready", pod_name(ordinal));
+            sleep(GLANCE).await;
+        }
+        Ok(())
+    }
+
+    /// Tells a pod to end, and waits until another one knows that it is leaving.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub(super) async fn begin_to_leave(&self, ordinal: usize, seen_by: usize) -> Result<()> {
+        self.pod(ordinal)?.signal(Signal::TERM)?;
+        let (name, witness) = (pod_name(ordinal), self.pod(seen_by)?);
+        let is_leaving = async || {
+            let status = status(witness).await?;
+            let rows = status.get("nodes")?.as_array()?;
+            let row = rows.iter().find(|row| row.get("name").is_some_and(|said| *said == name));
+            // Or it has left already.
+            row.is_none_or(|row| row.get("leaving") == Some(&Value::Bool(true))).then_some(())
+        };
+        until("that a pod begins to leave", STARTING, is_leaving).await.map(drop)
+    }
+
     /// The cluster that all pods that run say they are in, when each knows them all as its members and no other.
     ///
     /// # Errors
