@@ -208,8 +208,9 @@ async fn come_back(
 ) -> Result<(usize, TcpStream, u64)> {
     let id = format!("storm-{number}");
     for refusals in 0.. {
+        // A client that this machine does not let dial yet loses no patience with the broker.
+        let place = dialling.acquire().await?;
         let attempt = async {
-            let place = dialling.acquire().await?;
             let mut stream = TcpStream::connect(at).await?;
             drop(place);
             stream.write_all(&connect_packet(&id)).await?;
