@@ -208,7 +208,7 @@ impl Attachment {
             (Some(durable), QoS::ExactlyOnce, Some(packet_id)) => durable.refuse(packet_id, reason),
             (_, _, token) => self.pipeline().refuse(reason, token),
         }
-        self.admits()
+        self.admission()
     }
 
     /// Whether the broker takes more after [`Admission::Busy`]; ask after each [`wait`](Self::wait).
@@ -285,17 +285,16 @@ impl Attachment {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn wait(&self) {
-        // Boxed where they wait for something: an idle connection is as large as all that it may ever wait for.
         let lane_has_room = async {
             match &self.pipeline {
-                Some(pipeline) if pipeline.is_stopped() => Box::pin(pipeline.has_room()).await,
-                _ => std::future::pending().await,
+                Some(pipeline) => pipeline.has_room().await,
+                None => std::future::pending().await,
             }
         };
         let shard_has_room = async {
             match &self.durable {
                 // nothing is handed over without a lease: then the bell says when it is back
-                Some(durable) if durable.is_stopped() && self.serves() => Box::pin(durable.has_room()).await,
+                Some(durable) if self.serves() => durable.has_room().await,
                 _ => std::future::pending().await,
             }
         };

@@ -21,7 +21,7 @@ use zwerm_machine::records::{self, Claim, Claimed, Owner, QueueLimit, Refusal, S
 use zwerm_wire::{Connect, PacketId, ReasonCode, TopicFilter};
 
 use crate::attachment::{Attachment, Detach, Owned};
-use crate::clients;
+use crate::clients::Registered;
 use crate::config::{Config, QueueFull, SessionQueue};
 use crate::counters::Counters;
 use crate::durable::{Durable, packet_id_of};
@@ -150,9 +150,9 @@ impl Broker {
         let taken_over = inner.end_previous(&client_id, &claimed);
         let mailbox = Arc::new(Mailbox::new(inner.local.config.queue, Bell::new()));
         match attaching.attach(claimed.epoch, &mailbox) {
-            clients::Attached::No => return Err(AttachError::TakenOver),
-            clients::Attached::Alone => {}
-            clients::Attached::InPlaceOfAnother => inner.local.counters.kicked_taken_over.add(1),
+            Registered::No => return Err(AttachError::TakenOver),
+            Registered::Alone => {}
+            Registered::InPlaceOfAnother => inner.local.counters.kicked_taken_over.add(1),
         }
         // Looked at after registering, for who is registered is told when the incarnation dies.
         if inner.cluster.own.incarnation() != incarnation {
@@ -248,7 +248,7 @@ struct Attaching<'a> {
 }
 
 impl Attaching<'_> {
-    fn attach(mut self, epoch: u64, mailbox: &Arc<Mailbox>) -> clients::Attached {
+    fn attach(mut self, epoch: u64, mailbox: &Arc<Mailbox>) -> Registered {
         self.ended = true;
         self.inner.local.clients.attach(self.client_id, epoch, mailbox)
     }

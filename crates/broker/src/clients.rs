@@ -24,7 +24,7 @@ struct Slot {
 
 /// What came of a claim on this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Attached {
+pub(crate) enum Registered {
     /// A newer owner exists already; nothing is registered.
     No,
     /// It is registered.
@@ -50,7 +50,7 @@ impl Clients {
     }
 
     /// The claim gave this epoch: ends an older connection and registers the new one.
-    pub(crate) fn attach(&self, client_id: &ByteString, epoch: u64, mailbox: &Arc<Mailbox>) -> Attached {
+    pub(crate) fn attach(&self, client_id: &ByteString, epoch: u64, mailbox: &Arc<Mailbox>) -> Registered {
         let mut attached = false;
         let mut outdated = None;
         self.end(client_id, |slot| {
@@ -62,9 +62,9 @@ impl Clients {
             }
         });
         match outdated {
-            Some((_, mailbox)) if mailbox.kick(ReasonCode::SessionTakenOver) => Attached::InPlaceOfAnother,
-            _ if attached => Attached::Alone,
-            _ => Attached::No,
+            Some((_, mailbox)) if mailbox.kick(ReasonCode::SessionTakenOver) => Registered::InPlaceOfAnother,
+            _ if attached => Registered::Alone,
+            _ => Registered::No,
         }
     }
 
@@ -139,7 +139,7 @@ mod tests {
     fn a_newer_connection_ends_the_older_one() {
         let (clients, id) = (Clients::default(), ByteString::from("c"));
         let (old, new) = (mailbox(), mailbox());
-        for (epoch, mailbox, how) in [(1, &old, Attached::Alone), (2, &new, Attached::InPlaceOfAnother)] {
+        for (epoch, mailbox, how) in [(1, &old, Registered::Alone), (2, &new, Registered::InPlaceOfAnother)] {
             clients.begin(&id);
             assert_eq!(clients.attach(&id, epoch, mailbox), how);
         }
@@ -156,7 +156,7 @@ mod tests {
         let (clients, id, late) = (Clients::default(), ByteString::from("c"), mailbox());
         clients.begin(&id);
         clients.kick("c", 7);
-        assert_eq!(clients.attach(&id, 6, &late), Attached::No);
+        assert_eq!(clients.attach(&id, 6, &late), Registered::No);
         assert!(clients.0.lock().is_empty());
     }
 
@@ -164,7 +164,7 @@ mod tests {
     fn a_kick_spares_the_epoch_it_names() {
         let (clients, id, owner) = (Clients::default(), ByteString::from("c"), mailbox());
         clients.begin(&id);
-        assert_eq!(clients.attach(&id, 7, &owner), Attached::Alone);
+        assert_eq!(clients.attach(&id, 7, &owner), Registered::Alone);
         clients.kick("c", 7);
         assert_eq!(owner.kicked(), None);
     }

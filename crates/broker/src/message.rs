@@ -192,7 +192,7 @@ impl Message {
 
     /// It must not be delivered any more. The clock is read only for a message that expires.
     pub(crate) fn has_expired(&self, now: impl FnOnce() -> Instant) -> bool {
-        self.expires_at.is_some_and(|at| at <= now())
+        self.expires_at.is_some() && self.expiry(now()) == Expiry::Expired
     }
 
     /// The PUBLISH for all receivers of a protocol family, encoded at the first call. `None` when it cannot

@@ -229,17 +229,13 @@ impl<T> Pipeline<T> {
         self.full.is_some() || self.pending.len() >= DEPTH
     }
 
-    /// A lane or shard stops it: see [`has_room`](Self::has_room).
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.full.is_some()
-    }
-
     /// Waits until the lane or shard that stops the pipeline may have room; for ever if none does. All else
     /// that makes room rings the bell. Cancel safe; follow with [`advance`](Self::advance).
     pub(crate) async fn has_room(&self) {
         match &self.full {
-            Some(Full::Lane(lane)) => lane.wait_room().await,
-            Some(Full::Shard(shard)) => self.cluster.wait_shard(*shard).await,
+            // Boxed: an idle connection is as large as all that it may ever wait for.
+            Some(Full::Lane(lane)) => Box::pin(lane.wait_room()).await,
+            Some(Full::Shard(shard)) => Box::pin(self.cluster.wait_shard(*shard)).await,
             None => std::future::pending().await,
         }
     }

@@ -1,7 +1,8 @@
 //! From the broker to the link: deliveries become PUBLISH packets.
 //!
 //! A message without anything of this client's own is copied from the frame that all its receivers share, or written
-//! at once where there is one receiver; with subscription identifiers, an alias or seconds left to live it is encoded for this client alone.
+//! at once where there is one receiver; with subscription identifiers, an alias or seconds left to live it is encoded
+//! for this client alone.
 //! Knows no subscriptions. Start at `Driver::take_deliveries`.
 
 use tokio::time::Instant;

@@ -405,12 +405,11 @@ fn prove_name(peer: &Peer, connect: &mut Connect) {
 
 /// The next answer; for ever if there is none. Cancel safe.
 async fn next_answer(answers: &mut Option<Answers>) -> Input {
-    let next = match answers {
-        Some(waiting) => waiting.next().await,
-        None => None,
-    };
-    let Some(answer) = next else { return pending().await };
-    *answers = answers.take().filter(|left| !left.is_empty());
+    let Some(waiting) = answers else { return pending().await };
+    let Some(answer) = waiting.next().await else { return pending().await };
+    if waiting.is_empty() {
+        *answers = None;
+    }
     answer
 }
 

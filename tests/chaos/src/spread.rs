@@ -3,6 +3,7 @@
 //! Knows their HTTP ports and nothing of how they came to be members. Start at [`leaders`].
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,7 +15,7 @@ use zwerm_tests::get;
 ///
 /// # Errors
 /// What is not as it should be.
-pub(crate) async fn leaders<M: Copy + Ord>(
+pub(crate) async fn leaders<M: Copy + Debug + Ord>(
     members: impl Iterator<Item = (M, SocketAddr)>,
 ) -> Result<BTreeMap<M, usize>> {
     let (mut ids, mut leaders) = (BTreeMap::new(), BTreeMap::new());
@@ -46,6 +47,6 @@ pub(crate) async fn leaders<M: Copy + Ord>(
     }
     let (most, least) = (leaders.values().max(), leaders.values().min());
     let difference = most.zip(least).map_or(0, |(most, least)| most - least);
-    ensure!(difference <= 1, "leaders are not spread evenly");
+    ensure!(difference <= 1, "leaders are not spread evenly: {leaders:?}");
     Ok(leaders)
 }

@@ -192,15 +192,11 @@ impl Durable {
         self.inbound.is_blocked()
     }
 
-    /// The shard had no room for something.
-    pub(crate) fn is_stopped(&self) -> bool {
-        self.inbound.is_blocked() || self.acknowledgements.is_blocked()
-    }
-
     /// Waits until the shard may take what it had no room for; for ever if there is nothing. Cancel safe.
     pub(crate) async fn has_room(&self) {
-        if self.is_stopped() {
-            self.owner.cluster.wait_shard(self.owner.shard).await;
+        if self.inbound.is_blocked() || self.acknowledgements.is_blocked() {
+            // Boxed: an idle connection is as large as all that it may ever wait for.
+            Box::pin(self.owner.cluster.wait_shard(self.owner.shard)).await;
         } else {
             std::future::pending().await
         }
