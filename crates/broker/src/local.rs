@@ -221,11 +221,10 @@ struct LaneReceiver {
 }
 
 impl Receiver for LaneReceiver {
-    fn deliver(&mut self, record: Record, bell: &Bell) -> Option<Receipt> {
-        let now = Instant::now();
+    fn deliver(&mut self, mut record: Record, now: Instant, bell: &Bell) -> Option<Receipt> {
         let local = &self.local;
         local.counters.forwarded_in.add(1);
-        let Target { plain, groups } = record.target.clone();
+        let Target { plain, groups } = std::mem::take(&mut record.target);
         let message = Arc::new(Message::forwarded(record, now));
         if message.has_expired(|| now) {
             local.counters.dropped_expired.add(1);
@@ -295,11 +294,11 @@ mod tests {
         let door = LocalDoor(Arc::clone(&local));
         let (mut old, mut new, bell) = (door.receiver(), door.receiver(), Bell::new());
         for sequence in [4, 5] {
-            assert!(old.deliver(record(0, sequence), &bell).is_none());
+            assert!(old.deliver(record(0, sequence), Instant::now(), &bell).is_none());
         }
         // The new leader begins with what it does not know to be published; another shard counts for itself.
         for (shard, sequence) in [(0, 5), (0, 6), (1, 5)] {
-            assert!(new.deliver(record(shard, sequence), &bell).is_none());
+            assert!(new.deliver(record(shard, sequence), Instant::now(), &bell).is_none());
         }
         let mut taken = Vec::new();
         mailbox.take(usize::MAX, &mut taken);
@@ -316,14 +315,18 @@ mod tests {
         let target = Target { plain: false, groups: vec![group.clone()] };
         let (mut old, mut new, bell) = (door.receiver(), door.receiver(), Bell::new());
         for leader in [&mut old, &mut new] {
-            assert!(leader.deliver(Record { target: target.clone(), ..record(0, 4) }, &bell).is_none());
+            assert!(
+                leader
+                    .deliver(Record { target: target.clone(), ..record(0, 4) }, Instant::now(), &bell)
+                    .is_none()
+            );
         }
         let left = left_behind.try_recv().unwrap();
         assert_eq!(left.message.origin(), None, "a member here that gets it now gets no repeat");
         assert!(left_behind.try_recv().is_err());
         assert!(door.came(Origin { shard: 0, sequence: 4 }, &group));
         assert!(!door.came(Origin { shard: 0, sequence: 5 }, &group), "it never came");
-        assert!(new.deliver(Record { target, ..record(0, 5) }, &bell).is_none());
+        assert!(new.deliver(Record { target, ..record(0, 5) }, Instant::now(), &bell).is_none());
         assert!(left_behind.try_recv().is_err(), "that was said, so it is not taken");
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use tokio::time::{Duration, Instant};
 use zwerm_cluster::NodeId;
-use zwerm_cluster::forward::{Body, Origin, Record, Target};
+use zwerm_cluster::forward::{Body, Origin, Outgoing, Record, Target};
 use zwerm_machine::message::{self, Header, MessageError};
 use zwerm_machine::records::{self, Delay, Enqueue, Retain};
 use zwerm_wire::{MessageProperties, Protocol, Publish, PublishFrame, QoS, SolePublish, TopicName};
@@ -29,10 +29,30 @@ pub enum Expiry {
     Expired,
 }
 
-/// By protocol family and presence of a packet id; `None` when it cannot be encoded.
-type Frames = [OnceLock<Option<PublishFrame>>; 4];
+/// What a message is encoded as, for several that share it.
+#[derive(Debug, Default)]
+struct Encoded {
+    /// By protocol family and presence of a packet id; `None` when it cannot be encoded.
+    frames: [OnceLock<Option<PublishFrame>>; 4],
+    /// For other nodes.
+    body: OnceLock<Body>,
+}
 
-/// A message on its way to its receivers.
+impl Encoded {
+    fn has_frame(&self) -> bool {
+        self.frames.iter().any(|frame| frame.get().is_some())
+    }
+}
+
+/// What few messages have.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rare {
+    expires_at: Option<Instant>,
+    origin: Option<Origin>,
+}
+
+/// A message on its way to its receivers. One thread makes it and another reads it, so it is small: each line of memory
+/// of it is one that a processor's cache does not have.
 #[derive(Debug)]
 pub struct Message {
     publisher: ByteString,
@@ -41,11 +61,9 @@ pub struct Message {
     retain: bool,
     payload: Bytes,
     properties: Option<Box<MessageProperties>>,
-    expires_at: Option<Instant>,
-    origin: Option<Origin>,
-    /// For several receivers. Boxed: most messages have one.
-    frames: OnceLock<Box<Frames>>,
-    body: OnceLock<Body>,
+    rare: Option<Box<Rare>>,
+    /// Most messages have one receiver, and no use for it.
+    encoded: OnceLock<Box<Encoded>>,
 }
 
 impl Message {
@@ -72,7 +90,10 @@ impl Message {
             }
         };
         let message = Self::new(publisher, topic, (qos, retain), payload, properties, expires_at);
-        Self { origin, ..message }
+        match origin {
+            None => message,
+            Some(origin) => message.of_outbox(origin),
+        }
     }
 
     /// From what a shard keeps: a retained message or a will that fired.
@@ -107,32 +128,35 @@ impl Message {
             retain,
             payload,
             properties,
-            expires_at,
-            origin: None,
-            frames: OnceLock::new(),
-            body: OnceLock::new(),
+            rare: expires_at.map(|at| Box::new(Rare { expires_at: Some(at), origin: None })),
+            encoded: OnceLock::new(),
         }
     }
 
     /// The same message as a shard's outbox publishes it.
     pub(crate) fn of_outbox(self, origin: Origin) -> Self {
-        Self { origin: Some(origin), ..self }
+        let expires_at = self.expires_at();
+        Self { rare: Some(Box::new(Rare { expires_at, origin: Some(origin) })), ..self }
     }
 
     /// The same message for another member of a shared subscription: whoever it is given to now gets it from here only,
     /// and those that know it by its place in an outbox may be given it as well.
     pub(crate) fn left_behind(self: &Arc<Self>) -> Arc<Self> {
-        if self.origin.is_none() {
+        if self.origin().is_none() {
             return Arc::clone(self);
         }
         let (publisher, topic) = (self.publisher.clone(), self.topic.clone());
         let (payload, properties) = (self.payload.clone(), self.properties.clone());
-        Arc::new(Self::new(publisher, topic, (self.qos, self.retain), payload, properties, self.expires_at))
+        Arc::new(Self::new(publisher, topic, (self.qos, self.retain), payload, properties, self.expires_at()))
     }
 
     /// `Some` if a shard published it.
     pub(crate) fn origin(&self) -> Option<Origin> {
-        self.origin
+        self.rare.as_ref()?.origin
+    }
+
+    fn expires_at(&self) -> Option<Instant> {
+        self.rare.as_ref()?.expires_at
     }
 
     /// Client id of the publisher.
@@ -180,7 +204,7 @@ impl Message {
     /// What it has left to live, rounded up to seconds.
     #[must_use]
     pub fn expiry(&self, now: Instant) -> Expiry {
-        let Some(at) = self.expires_at else { return Expiry::Never };
+        let Some(at) = self.expires_at() else { return Expiry::Never };
         match at.checked_duration_since(now) {
             Some(left) if !left.is_zero() => {
                 let seconds = left.as_millis().div_ceil(1_000);
@@ -190,9 +214,14 @@ impl Message {
         }
     }
 
+    /// It dies at some time.
+    pub(crate) fn expires(&self) -> bool {
+        self.expires_at().is_some()
+    }
+
     /// It must not be delivered any more. The clock is read only for a message that expires.
     pub(crate) fn has_expired(&self, now: impl FnOnce() -> Instant) -> bool {
-        self.expires_at.is_some() && self.expiry(now()) == Expiry::Expired
+        self.expires() && self.expiry(now()) == Expiry::Expired
     }
 
     /// The PUBLISH for all receivers of a protocol family, encoded at the first call. `None` when it cannot
@@ -205,40 +234,47 @@ impl Message {
             PublishFrame::encode(protocol, &self.topic, self.properties.as_deref(), &self.payload, with_id)
                 .ok()
         };
-        let frames = self.frames.get_or_init(Box::default);
-        frames.get(variant)?.get_or_init(encode).as_ref()
+        let encoded = self.encoded.get_or_init(Box::default);
+        encoded.frames.get(variant)?.get_or_init(encode).as_ref()
     }
 
     /// The same for the last of its receivers, when there was none before that shares a frame: to be written once.
     /// `None`: others may want it too.
     #[must_use]
     pub fn sole(self: &Arc<Self>, protocol: Protocol, with_id: bool) -> Option<SolePublish<'_>> {
-        let is_sole = self.frames.get().is_none() && Arc::strong_count(self) == 1;
+        let has_frame = self.encoded.get().is_some_and(|encoded| encoded.has_frame());
+        let is_sole = !has_frame && Arc::strong_count(self) == 1;
         let measure = || {
             SolePublish::measure(protocol, &self.topic, self.properties.as_deref(), &self.payload, with_id)
         };
         is_sole.then(measure)?.ok()
     }
 
-    /// What goes to other nodes, encoded at the first call.
-    pub(crate) fn body(&self, now: impl FnOnce() -> Instant) -> &Body {
+    /// What goes to other nodes. The clock is read only for a message that expires.
+    pub(crate) fn outgoing(&self, now: impl FnOnce() -> Instant) -> Outgoing<'_> {
         let left = |at: Instant| {
             let left = at.saturating_duration_since(now()).as_millis();
             u64::try_from(left).unwrap_or(u64::MAX)
         };
-        self.body.get_or_init(|| {
-            Body::encode(&Record {
-                target: Target::default(),
-                publisher: self.publisher.clone(),
-                topic: self.topic.clone(),
-                qos: self.qos,
-                retain: self.retain,
-                origin: self.origin,
-                expires_in_ms: self.expires_at.map(left),
-                properties: self.properties.clone(),
-                payload: self.payload.clone(),
-            })
-        })
+        Outgoing {
+            publisher: &self.publisher,
+            topic: &self.topic,
+            qos: self.qos,
+            retain: self.retain,
+            origin: self.origin(),
+            expires_in_ms: self.expires_at().map(left),
+            properties: self.properties.as_deref(),
+            payload: &self.payload,
+        }
+    }
+
+    /// The same, encoded at the first call; what only one node gets is not kept here (`is_sole`).
+    pub(crate) fn body(&self, is_sole: bool, now: impl FnOnce() -> Instant) -> Body {
+        let encode = || Body::encode(&self.outgoing(now));
+        match self.encoded.get() {
+            None if is_sole => encode(),
+            _ => self.encoded.get_or_init(Box::default).body.get_or_init(encode).clone(),
+        }
     }
 
     /// What a shard is asked to queue for its durable sessions.
@@ -270,7 +306,7 @@ impl Message {
     }
 
     fn origin_record(&self) -> Option<records::Origin> {
-        self.origin.map(|Origin { shard, sequence }| records::Origin { shard, sequence })
+        self.origin().map(|Origin { shard, sequence }| records::Origin { shard, sequence })
     }
 
     /// What a shard keeps of it.

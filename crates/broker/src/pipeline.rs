@@ -551,16 +551,17 @@ impl<T> Pipeline<T> {
     fn forward(&mut self, message: Arc<Message>, mut left: Destinations, mut routed: Routed) -> Stage {
         let mut acceptance = Acceptance::continued(&self.bell, routed.receipt.take());
         let mut full = None;
+        let is_sole = left.len() == 1;
         while let Some((destination, target, meant)) = left.last() {
             full = match *destination {
                 Destination::Node(node)
                     if target.groups.is_empty() || message.qos() == QoS::AtMostOnce || meant.is_some() =>
                 {
-                    self.to_lane((node, *meant), target, &message, || acceptance.ticket())
+                    self.to_lane((node, *meant), (target, is_sole), &message, || acceptance.ticket())
                 }
                 Destination::Node(node) => {
                     let receipt = Receipt::new(self.bell.clone());
-                    let full = self.to_lane((node, None), target, &message, || receipt.ticket());
+                    let full = self.to_lane((node, None), (target, is_sole), &message, || receipt.ticket());
                     if full.is_none() {
                         routed.handed(&message, receipt, target.groups.clone());
                     }
@@ -595,16 +596,20 @@ impl<T> Pipeline<T> {
     fn to_lane(
         &self,
         (node, meant): (NodeId, Option<Meant>),
-        target: &Target,
+        (target, is_sole): (&Target, bool),
         message: &Message,
         mut ticket: impl FnMut() -> Ticket,
     ) -> Option<Full> {
         let qos = message.qos();
+        if qos == QoS::AtMostOnce && !message.expires() {
+            self.cluster.lanes.with(node, |lane| lane.post(target, &message.outgoing(Instant::now)));
+            return None;
+        }
         let is_meant = |lane: &Arc<Lane>| meant.is_none_or(|meant| meant.incarnation == lane.incarnation());
         let Some(lane) = self.cluster.lanes.to(node).filter(is_meant) else {
             if let Some(Meant { incarnation, again }) = meant {
                 for group in &target.groups {
-                    let body = message.body(Instant::now).clone();
+                    let body = message.body(false, Instant::now);
                     self.cluster.doubt((node, incarnation), again, group.clone(), body);
                 }
                 return None;
@@ -615,7 +620,7 @@ impl<T> Pipeline<T> {
             return None;
         };
         let ticket = || (qos != QoS::AtMostOnce).then(&mut ticket);
-        let body = message.body(Instant::now);
+        let body = message.body(is_sole, Instant::now);
         let pushed = match meant {
             Some(Meant { again: true, .. }) => lane.push_again(target, body, ticket),
             _ => lane.push(qos, target, body, ticket),

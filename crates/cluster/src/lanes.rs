@@ -60,6 +60,13 @@ impl Lanes {
         self.table.load().get(&node).cloned()
     }
 
+    /// Does something with the lane to a node, if it is up, without taking a handle of it.
+    pub fn with(&self, node: NodeId, act: impl FnOnce(&Lane)) {
+        if let Some(lane) = self.table.load().get(&node) {
+            act(lane);
+        }
+    }
+
     /// Counters of all lanes, also of those that are gone.
     #[must_use]
     pub fn counters(&self) -> &LaneCounters {

@@ -223,9 +223,9 @@ fn send(shared: &Shared, at: At) -> Result<(), CallError> {
     while let Some(doubtful) = shared.doubts.take(at, 1).pop() {
         let target = Target { plain: false, groups: vec![doubtful.group.clone()] };
         let pushed = if doubtful.sent {
-            lane.push_again(&target, &doubtful.body, || None)
+            lane.push_again(&target, doubtful.body.clone(), || None)
         } else {
-            lane.push(QoS::ExactlyOnce, &target, &doubtful.body, || None)
+            lane.push(QoS::ExactlyOnce, &target, doubtful.body.clone(), || None)
         };
         if pushed.is_err() {
             shared.doubts.put(node, incarnation, doubtful);

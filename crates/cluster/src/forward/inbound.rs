@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::stream;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Status, Streaming};
 use zwerm_wire::TopicFilter;
@@ -32,8 +33,8 @@ pub trait Inbound: Send + Sync + 'static {
 
 /// Delivers what one lane brings.
 pub trait Receiver: Send + 'static {
-    /// Delivers to the sessions of this node; never routes again. `None`: all have taken it.
-    fn deliver(&mut self, record: Record, bell: &Bell) -> Option<Receipt>;
+    /// Delivers to the sessions of this node what came `now`; never routes again. `None`: all have taken it.
+    fn deliver(&mut self, record: Record, now: Instant, bell: &Bell) -> Option<Receipt>;
 }
 
 /// Ends of lanes that are remembered of one sender: of so many incarnations of this process.
@@ -259,7 +260,7 @@ impl Producer {
             return Err(Status::aborted("the lane is for an incarnation that is over"));
         }
         self.begin(batch.incarnation, batch.receiver_incarnation);
-        let mut runs = Vec::new();
+        let (mut runs, now) = (Vec::new(), Instant::now());
         let mut sequence = batch.first_sequence;
         let mut records = batch.records;
         while !records.is_empty() {
@@ -274,7 +275,7 @@ impl Producer {
                 continue;
             }
             self.last = sequence;
-            match self.receiver.deliver(record, &self.bell).filter(|receipt| !receipt.is_complete()) {
+            match self.receiver.deliver(record, now, &self.bell).filter(|receipt| !receipt.is_complete()) {
                 Some(receipt) => self.pending.push_back((sequence, receipt)),
                 None => extend(&mut runs, sequence),
             }
@@ -363,7 +364,7 @@ mod tests {
     struct Deaf;
 
     impl Receiver for Deaf {
-        fn deliver(&mut self, _: Record, _: &Bell) -> Option<Receipt> {
+        fn deliver(&mut self, _: Record, _: Instant, _: &Bell) -> Option<Receipt> {
             None
         }
     }

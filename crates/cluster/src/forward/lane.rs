@@ -4,7 +4,8 @@
 //! Policy when full: QoS 0 is dropped and counted, QoS 1/2 makes the publisher wait. What the peer has
 //! not accepted when the stream breaks is sent again with the same sequence numbers; the peer drops
 //! repeats. A lane is for one incarnation of its peer: when that is gone, so are the sessions that
-//! wanted the messages, and all tickets are released. Start at [`Lane::push`].
+//! wanted the messages, and all tickets are released. A message of QoS 0 is sent once, so it is written at once into
+//! the batch that it will be sent with. Start at [`Lane::push`] and [`Lane::post`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use tonic::Code;
 use zwerm_wire::QoS;
 
 use super::doubts::{Doubtful, Doubts};
-use super::record::{Body, Target, VERSION, put_record, record_len};
+use super::record::{Body, Outgoing, Target, VERSION, put_loose, put_record, record_len};
 use crate::NodeId;
 use crate::receipt::Ticket;
 use crate::transport::Peers;
@@ -30,6 +31,8 @@ use crate::transport::proto::{ForwardAck, ForwardBatch};
 /// A batch is closed when it is about this long or holds so many records.
 const BATCH_BYTES: usize = 256 * 1024;
 const BATCH_RECORDS: usize = 512;
+/// Room that a batch of records that are sent once begins with.
+const LOOSE_BYTES: usize = 4 * 1024;
 /// Batches handed to gRPC and not yet written.
 const STREAM_QUEUE: usize = 4;
 const RETRY: Duration = Duration::from_millis(100);
@@ -52,7 +55,7 @@ impl Default for LaneLimits {
 /// What all lanes of a node did.
 #[derive(Debug, Default)]
 pub struct LaneCounters {
-    /// Records taken from publishers.
+    /// Records taken from publishers, counted when they are sent first.
     pub taken: AtomicU64,
     /// QoS 0 records dropped because a lane was full.
     pub dropped_full: AtomicU64,
@@ -97,9 +100,41 @@ impl Entry {
     }
 }
 
+/// Records that are sent once, as a batch has them: the first has no delta.
+#[derive(Debug)]
+struct Loose {
+    first: u64,
+    last: u64,
+    count: usize,
+    records: BytesMut,
+}
+
+impl Loose {
+    fn has_room(&self) -> bool {
+        self.count < BATCH_RECORDS && self.records.len() < BATCH_BYTES
+    }
+
+    /// The delta of the first record behind one of this sequence: a varint of one byte, as the 0 that stands there.
+    /// `None`: it is too far away.
+    fn delta_behind(&self, last: Option<u64>) -> Option<u8> {
+        let Some(last) = last else { return Some(0) };
+        u8::try_from(self.first - last).ok().filter(|delta| *delta < 0x80)
+    }
+}
+
+#[derive(Debug)]
+enum Queued {
+    One(Entry),
+    Loose(Loose),
+}
+
 #[derive(Debug, Default)]
 struct State {
-    queue: VecDeque<Entry>,
+    queue: VecDeque<Queued>,
+    /// Records in `queue` and `unaccepted`.
+    messages: usize,
+    /// Taken and not counted yet.
+    uncounted: u64,
     /// QoS 1/2, sent in the present stream, in order of sequence.
     unaccepted: VecDeque<Entry>,
     /// The peer is another incarnation by now: it took nothing of the present stream, and will take nothing of any.
@@ -114,8 +149,103 @@ impl State {
     fn unsend(&mut self) {
         while let Some(mut entry) = self.unaccepted.pop_back() {
             entry.sent |= !self.refused;
-            self.queue.push_front(entry);
+            self.queue.push_front(Queued::One(entry));
         }
+    }
+
+    /// The sequence of the next record, of so many bytes.
+    fn take(&mut self, bytes: usize) -> u64 {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        self.bytes += bytes;
+        self.messages += 1;
+        self.uncounted += 1;
+        sequence
+    }
+
+    fn is_full(&self, limits: LaneLimits) -> bool {
+        self.messages >= limits.messages || self.bytes >= limits.bytes
+    }
+
+    /// Writes a record that is sent once into the last batch that has room.
+    fn put_loose(&mut self, target: &Target, message: &Outgoing<'_>) {
+        let sequence = self.take(0);
+        if !matches!(self.queue.back(), Some(Queued::Loose(loose)) if loose.has_room()) {
+            let records = BytesMut::with_capacity(LOOSE_BYTES);
+            self.queue.push_back(Queued::Loose(Loose { first: sequence, last: sequence, count: 0, records }));
+        }
+        if let Some(Queued::Loose(loose)) = self.queue.back_mut() {
+            let before = loose.records.len();
+            put_loose(sequence - loose.last, target, message, &mut loose.records);
+            self.bytes += loose.records.len() - before;
+            (loose.last, loose.count) = (sequence, loose.count + 1);
+        }
+    }
+
+    /// Moves the front of the queue into a batch; false when that is full or the queue empty.
+    fn fill(&mut self, batch: &mut Filling) -> bool {
+        match self.queue.pop_front() {
+            None => false,
+            Some(Queued::One(entry)) if batch.has_room(1, record_len(&entry.target, &entry.body)) => {
+                let delta = entry.sequence - batch.last.unwrap_or(entry.sequence);
+                put_record(delta, &entry.target, entry.waited_ms(), &entry.body, &mut batch.records);
+                batch.holds(entry.sequence, entry.sequence, 1);
+                if entry.qos == QoS::AtMostOnce {
+                    self.bytes -= entry.body.len();
+                    self.messages -= 1;
+                } else {
+                    self.unaccepted.push_back(entry);
+                }
+                true
+            }
+            Some(Queued::Loose(loose))
+                if batch.has_room(loose.count, loose.records.len())
+                    && loose.delta_behind(batch.last).is_some() =>
+            {
+                self.bytes -= loose.records.len();
+                self.messages -= loose.count;
+                batch.take(loose);
+                true
+            }
+            Some(queued) => {
+                self.queue.push_front(queued);
+                false
+            }
+        }
+    }
+}
+
+/// A batch that is being filled.
+#[derive(Debug, Default)]
+struct Filling {
+    first: Option<u64>,
+    last: Option<u64>,
+    count: usize,
+    records: BytesMut,
+}
+
+impl Filling {
+    /// Also what is larger than a batch is sent, alone.
+    fn has_room(&self, count: usize, bytes: usize) -> bool {
+        self.count == 0 || (self.count + count <= BATCH_RECORDS && self.records.len() + bytes <= BATCH_BYTES)
+    }
+
+    fn take(&mut self, mut loose: Loose) {
+        if let (Some(delta), Some(first)) = (loose.delta_behind(self.last), loose.records.first_mut()) {
+            *first = delta;
+        }
+        self.holds(loose.first, loose.last, loose.count);
+        if self.records.is_empty() {
+            self.records = loose.records;
+        } else {
+            self.records.extend_from_slice(&loose.records);
+        }
+    }
+
+    fn holds(&mut self, first: u64, last: u64, count: usize) {
+        self.first.get_or_insert(first);
+        self.last = Some(last);
+        self.count += count;
     }
 }
 
@@ -150,6 +280,27 @@ impl Lane {
         self.incarnation
     }
 
+    /// Takes a message of QoS 0 that does not expire, or drops and counts it when the lane is full. When the peer is
+    /// gone, so is the message.
+    pub fn post(&self, target: &Target, message: &Outgoing<'_>) {
+        debug_assert!(message.qos == QoS::AtMostOnce && message.expires_in_ms.is_none());
+        let mut state = self.state.lock();
+        if state.closed {
+            return;
+        }
+        if state.is_full(self.limits) {
+            drop(state);
+            self.counters.dropped_full.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let wake = state.queue.is_empty();
+        state.put_loose(target, message);
+        drop(state);
+        if wake {
+            self.more.notify_one();
+        }
+    }
+
     /// Takes a message. The ticket of a QoS 1/2 message is dropped when the peer has accepted it, or when
     /// the peer is gone; then it is refused if it was for members of shared subscriptions and the peer cannot have it.
     ///
@@ -159,7 +310,7 @@ impl Lane {
         &self,
         qos: QoS,
         target: &Target,
-        body: &Body,
+        body: Body,
         ticket: impl FnOnce() -> Option<Ticket>,
     ) -> Result<(), LaneFull> {
         self.take(qos, (target, false), body, ticket)
@@ -173,7 +324,7 @@ impl Lane {
     pub fn push_again(
         &self,
         target: &Target,
-        body: &Body,
+        body: Body,
         ticket: impl FnOnce() -> Option<Ticket>,
     ) -> Result<(), LaneFull> {
         self.take(QoS::ExactlyOnce, (target, true), body, ticket)
@@ -183,40 +334,28 @@ impl Lane {
         &self,
         qos: QoS,
         (target, sent): (&Target, bool),
-        body: &Body,
+        body: Body,
         ticket: impl FnOnce() -> Option<Ticket>,
     ) -> Result<(), LaneFull> {
         let mut state = self.state.lock();
-        if state.closed {
+        if !state.closed && state.is_full(self.limits) {
             drop(state);
-            let (target, body) = (target.clone(), body.clone());
-            let taken = body.expires().then(Instant::now);
-            self.bereave(Entry { sequence: 0, target, body, ticket: ticket(), qos, taken, sent });
-            return Ok(());
-        }
-        let held = state.queue.len() + state.unaccepted.len();
-        if held >= self.limits.messages || state.bytes >= self.limits.bytes {
             if qos != QoS::AtMostOnce {
                 return Err(LaneFull);
             }
             self.counters.dropped_full.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         }
-        let sequence = state.next_sequence;
-        state.next_sequence += 1;
-        state.bytes += body.len();
-        let wake = state.queue.is_empty();
-        state.queue.push_back(Entry {
-            sequence,
-            target: target.clone(),
-            body: body.clone(),
-            ticket: ticket(),
-            qos,
-            taken: body.expires().then(Instant::now),
-            sent,
-        });
+        let taken = body.expires().then(Instant::now);
+        let (target, ticket) = (target.clone(), ticket());
+        if state.closed {
+            drop(state);
+            self.bereave(Entry { sequence: 0, target, body, ticket, qos, taken, sent });
+            return Ok(());
+        }
+        let (wake, sequence) = (state.queue.is_empty(), state.take(body.len()));
+        state.queue.push_back(Queued::One(Entry { sequence, target, body, ticket, qos, taken, sent }));
         drop(state);
-        self.counters.taken.fetch_add(1, Ordering::Relaxed);
         if wake {
             self.more.notify_one();
         }
@@ -238,15 +377,14 @@ impl Lane {
 
     fn is_full(&self) -> bool {
         let state = self.state.lock();
-        let held = state.queue.len() + state.unaccepted.len();
-        !state.closed && (held >= self.limits.messages || state.bytes >= self.limits.bytes)
+        !state.closed && state.is_full(self.limits)
     }
 
     /// Records queued or not accepted yet, and their bytes.
     #[must_use]
     pub fn held(&self) -> (usize, usize) {
         let state = self.state.lock();
-        (state.queue.len() + state.unaccepted.len(), state.bytes)
+        (state.messages, state.bytes)
     }
 
     /// The peer's incarnation is gone: releases everything.
@@ -255,10 +393,14 @@ impl Lane {
         state.closed = true;
         state.unsend();
         let released = std::mem::take(&mut state.queue);
-        state.bytes = 0;
+        (state.bytes, state.messages) = (0, 0);
         drop(state);
         // Tickets ring bells: not under the lock.
-        released.into_iter().for_each(|entry| self.bereave(entry));
+        for queued in released {
+            if let Queued::One(entry) = queued {
+                self.bereave(entry);
+            }
+        }
         self.more.notify_one();
         self.room.notify_waiters();
     }
@@ -306,28 +448,13 @@ impl Lane {
 
     /// Takes the next batch off the queue.
     fn next_batch(&self, own_incarnation: u64) -> Option<ForwardBatch> {
+        let mut batch = Filling::default();
         let mut state = self.state.lock();
-        let first_sequence = state.queue.front()?.sequence;
-        let mut records = BytesMut::new();
-        let mut last = first_sequence;
-        let mut count = 0;
-        while let Some(entry) = state.queue.front() {
-            let len = record_len(&entry.target, &entry.body);
-            if count > 0 && (count == BATCH_RECORDS || records.len() + len > BATCH_BYTES) {
-                break;
-            }
-            put_record(entry.sequence - last, &entry.target, entry.waited_ms(), &entry.body, &mut records);
-            last = entry.sequence;
-            count += 1;
-            if let Some(entry) = state.queue.pop_front() {
-                if entry.qos == QoS::AtMostOnce {
-                    state.bytes -= entry.body.len();
-                } else {
-                    state.unaccepted.push_back(entry);
-                }
-            }
-        }
+        while state.fill(&mut batch) {}
+        let taken = std::mem::take(&mut state.uncounted);
         drop(state);
+        let first_sequence = batch.first?;
+        self.counters.taken.fetch_add(taken, Ordering::Relaxed);
         self.counters.batches.fetch_add(1, Ordering::Relaxed);
         self.room.notify_waiters();
         Some(ForwardBatch {
@@ -335,7 +462,7 @@ impl Lane {
             receiver_incarnation: self.incarnation,
             version: VERSION,
             first_sequence,
-            records: records.freeze(),
+            records: batch.records.freeze(),
         })
     }
 
@@ -350,6 +477,7 @@ impl Lane {
             released.extend(state.unaccepted.drain(from..to.max(from)));
         }
         state.bytes -= released.iter().map(|entry| entry.body.len()).sum::<usize>();
+        state.messages -= released.len();
         drop(state);
         drop(released);
         self.room.notify_waiters();
@@ -424,6 +552,7 @@ async fn closed(lane: &Lane) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forward::record::take_record;
     use crate::forward::{Origin, Record};
     use crate::receipt::{Bell, Receipt};
     use bytes::Bytes;
@@ -450,7 +579,11 @@ mod tests {
     fn push(lane: &Lane, qos: QoS, receipt: &Receipt) -> Result<(), LaneFull> {
         let record = record(qos, None);
         let target = record.target.clone();
-        lane.push(qos, &target, &Body::encode(&record), || (qos != QoS::AtMostOnce).then(|| receipt.ticket()))
+        if qos == QoS::AtMostOnce {
+            lane.post(&target, &record.outgoing());
+            return Ok(());
+        }
+        lane.push(qos, &target, Body::encode(&record.outgoing()), || Some(receipt.ticket()))
     }
 
     #[test]
@@ -487,27 +620,65 @@ mod tests {
         lane.next_batch(1).unwrap();
         push(&lane, QoS::AtLeastOnce, &receipt).unwrap();
         lane.rewind();
-        let mut records = lane.next_batch(1).unwrap().records;
-        let mut sequence = 1;
-        let mut seen = Vec::new();
+        assert_eq!(next_sequences(&lane), Some(vec![1, 3, 4]), "QoS 0 is sent once only");
+    }
+
+    /// Of the records of the next batch, as its receiver numbers them.
+    fn next_sequences(lane: &Lane) -> Option<Vec<u64>> {
+        let batch = lane.next_batch(1)?;
+        let (mut records, mut sequence, mut seen) = (batch.records, batch.first_sequence, Vec::new());
         while !records.is_empty() {
-            let (delta, _) = super::super::record::take_record(&mut records).unwrap();
+            let (delta, _) = take_record(&mut records).unwrap();
             sequence += delta;
             seen.push(sequence);
         }
-        assert_eq!(seen, [1, 3, 4], "QoS 0 is sent once only");
+        Some(seen)
+    }
+
+    #[test]
+    fn messages_of_all_qualities_go_in_the_order_in_which_they_were_taken() {
+        use QoS::{AtLeastOnce, AtMostOnce};
+        let (lane, receipt) = (lane(10_000), Receipt::new(Bell::new()));
+        for qos in [AtMostOnce, AtMostOnce, AtLeastOnce, AtMostOnce, AtMostOnce, AtLeastOnce] {
+            push(&lane, qos, &receipt).unwrap();
+        }
+        assert_eq!(lane.held().0, 6);
+        assert_eq!(next_sequences(&lane), Some((1..=6).collect()));
+        assert_eq!(lane.held().0, 2);
+        for _ in 0..BATCH_RECORDS + 1 {
+            push(&lane, AtMostOnce, &receipt).unwrap();
+        }
+        let batch = u64::try_from(BATCH_RECORDS).unwrap();
+        assert_eq!(next_sequences(&lane), Some((7..7 + batch).collect()));
+        assert_eq!(next_sequences(&lane), Some(vec![7 + batch]));
+        assert_eq!(next_sequences(&lane), None);
+        assert_eq!(lane.counters.taken.load(Ordering::Relaxed), 7 + batch);
+    }
+
+    #[test]
+    fn loose_records_that_are_too_far_from_those_before_begin_a_batch() {
+        let (lane, receipt) = (lane(10_000), Receipt::new(Bell::new()));
+        push(&lane, QoS::AtLeastOnce, &receipt).unwrap();
+        for _ in 0..200 {
+            push(&lane, QoS::AtMostOnce, &receipt).unwrap();
+        }
+        lane.next_batch(1).unwrap();
+        push(&lane, QoS::AtMostOnce, &receipt).unwrap();
+        lane.rewind();
+        assert_eq!(next_sequences(&lane), Some(vec![1]));
+        assert_eq!(next_sequences(&lane), Some(vec![202]));
     }
 
     #[tokio::test(start_paused = true)]
     async fn time_in_the_lane_is_taken_off_the_expiry_also_when_it_is_sent_again() {
         let (lane, target) = (lane(10), Target { plain: true, groups: Vec::new() });
         let record = record(QoS::AtLeastOnce, Some(5_000));
-        lane.push(QoS::AtLeastOnce, &target, &Body::encode(&record), || None).unwrap();
+        lane.push(QoS::AtLeastOnce, &target, Body::encode(&record.outgoing()), || None).unwrap();
         for left in [4_000, 3_000] {
             tokio::time::advance(Duration::from_secs(1)).await;
             lane.rewind();
             let mut records = lane.next_batch(1).unwrap().records;
-            let (_, taken) = super::super::record::take_record(&mut records).unwrap();
+            let (_, taken) = take_record(&mut records).unwrap();
             assert_eq!(taken.expires_in_ms, Some(left));
         }
     }
@@ -529,7 +700,7 @@ mod tests {
         let (lane, receipt) = (lane(10), Receipt::new(Bell::new()));
         let target = Target { plain: true, groups: vec![TopicFilter::new("$share/g/t").unwrap()] };
         let record = Record { target: target.clone(), origin, ..record(qos, None) };
-        lane.push(qos, &target, &Body::encode(&record), || Some(receipt.ticket())).unwrap();
+        lane.push(qos, &target, Body::encode(&record.outgoing()), || Some(receipt.ticket())).unwrap();
         if is_sent {
             lane.next_batch(1).unwrap();
             lane.rewind();
@@ -543,8 +714,9 @@ mod tests {
     fn what_a_later_process_of_the_peer_refused_it_cannot_have() {
         let (lane, receipt) = (lane(10), Receipt::new(Bell::new()));
         let target = Target { plain: false, groups: vec![TopicFilter::new("$share/g/t").unwrap()] };
-        let body = Body::encode(&Record { target: target.clone(), ..record(QoS::ExactlyOnce, None) });
-        let push = || lane.push(QoS::ExactlyOnce, &target, &body, || Some(receipt.ticket())).unwrap();
+        let body =
+            Body::encode(&Record { target: target.clone(), ..record(QoS::ExactlyOnce, None) }.outgoing());
+        let push = || lane.push(QoS::ExactlyOnce, &target, body.clone(), || Some(receipt.ticket())).unwrap();
         push();
         lane.next_batch(1).unwrap();
         lane.rewind();

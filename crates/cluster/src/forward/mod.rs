@@ -14,4 +14,4 @@ pub use inbound::{Inbound, Receiver};
 pub(crate) use inbound::{InboundState, accept_lane};
 pub(crate) use lane::run_lane;
 pub use lane::{Lane, LaneCounters, LaneFull, LaneLimits};
-pub use record::{Body, Origin, Record, RecordError, Target};
+pub use record::{Body, Origin, Outgoing, Record, RecordError, Target};

@@ -78,40 +78,101 @@ pub struct Record {
     pub payload: Bytes,
 }
 
+impl Record {
+    /// As it is forwarded.
+    #[must_use]
+    pub fn outgoing(&self) -> Outgoing<'_> {
+        Outgoing {
+            publisher: &self.publisher,
+            topic: &self.topic,
+            qos: self.qos,
+            retain: self.retain,
+            origin: self.origin,
+            expires_in_ms: self.expires_in_ms,
+            properties: self.properties.as_deref(),
+            payload: &self.payload,
+        }
+    }
+}
+
+/// A message that goes to other nodes: what a record says of it, but for whom it is there.
+#[derive(Debug, Clone, Copy)]
+pub struct Outgoing<'a> {
+    /// Client id of the publisher, for No Local.
+    pub publisher: &'a str,
+    /// Topic.
+    pub topic: &'a TopicName,
+    /// As published.
+    pub qos: QoS,
+    /// As published.
+    pub retain: bool,
+    /// `Some` if a shard published it.
+    pub origin: Option<Origin>,
+    /// Milliseconds the message still lives; `None` for ever.
+    pub expires_in_ms: Option<u64>,
+    /// What travels with the message; its own `message_expiry` is not used.
+    pub properties: Option<&'a MessageProperties>,
+    /// What it carries.
+    pub payload: &'a [u8],
+}
+
+impl Outgoing<'_> {
+    /// Bytes of its body, exactly; `properties` are its own, encoded.
+    fn len(&self, properties: Option<&[u8]>) -> usize {
+        let numbers = self.origin.map(|Origin { shard, sequence }| [u64::from(shard), sequence]);
+        let numbers = numbers.into_iter().flatten().chain(self.expires_in_ms);
+        let texts = [Some(self.publisher.as_bytes()), Some(self.topic.as_bytes()), properties];
+        let texts =
+            texts.into_iter().flatten().map(|text| encoded_len_varint(text.len() as u64) + text.len());
+        1 + texts.sum::<usize>() + numbers.map(encoded_len_varint).sum::<usize>() + self.payload.len()
+    }
+
+    fn put(&self, properties: Option<&[u8]>, out: &mut impl BufMut) {
+        let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+        out.put_u8(
+            self.qos as u8
+                | flag(self.retain, RETAIN)
+                | flag(properties.is_some(), PROPERTIES)
+                | flag(self.expires_in_ms.is_some(), EXPIRY)
+                | flag(self.origin.is_some(), ORIGIN),
+        );
+        put_bytes(self.publisher.as_bytes(), out);
+        put_bytes(self.topic.as_bytes(), out);
+        if let Some(Origin { shard, sequence }) = self.origin {
+            encode_varint(u64::from(shard), out);
+            encode_varint(sequence, out);
+        }
+        if let Some(expiry) = self.expires_in_ms {
+            encode_varint(expiry, out);
+        }
+        if let Some(properties) = properties {
+            put_bytes(properties, out);
+        }
+        out.put_slice(self.payload);
+    }
+
+    fn encode_properties(&self) -> Option<Vec<u8>> {
+        let properties = Some(self.properties?);
+        let header = Header { publisher: "", qos: self.qos, retain: self.retain, properties };
+        message::record(self.topic, Bytes::new(), header, 0)
+            .properties
+            .map(|properties| properties.encode_to_vec())
+    }
+}
+
 /// The part of a record that is the same for every peer, encoded. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Body(Bytes);
 
 impl Body {
-    /// Encodes a message; `record.target` is not part of it.
+    /// Encodes a message.
     #[must_use]
-    pub fn encode(record: &Record) -> Self {
-        let properties = encode_properties(record);
-        let fixed =
-            32 + record.publisher.len() + record.topic.len() + properties.as_ref().map_or(0, Vec::len);
-        let mut out = BytesMut::with_capacity(fixed + record.payload.len());
-        let flag = |set: bool, bit: u8| if set { bit } else { 0 };
-        out.put_u8(
-            record.qos as u8
-                | flag(record.retain, RETAIN)
-                | flag(properties.is_some(), PROPERTIES)
-                | flag(record.expires_in_ms.is_some(), EXPIRY)
-                | flag(record.origin.is_some(), ORIGIN),
-        );
-        put_bytes(record.publisher.as_bytes(), &mut out);
-        put_bytes(record.topic.as_bytes(), &mut out);
-        if let Some(Origin { shard, sequence }) = record.origin {
-            encode_varint(u64::from(shard), &mut out);
-            encode_varint(sequence, &mut out);
-        }
-        if let Some(expiry) = record.expires_in_ms {
-            encode_varint(expiry, &mut out);
-        }
-        if let Some(properties) = properties {
-            put_bytes(&properties, &mut out);
-        }
-        out.put_slice(&record.payload);
-        Self(out.freeze())
+    pub fn encode(message: &Outgoing<'_>) -> Self {
+        let properties = message.encode_properties();
+        // Exactly as long as it becomes: then it is one allocation.
+        let mut out = Vec::with_capacity(message.len(properties.as_deref()));
+        message.put(properties.as_deref(), &mut out);
+        Self(out.into())
     }
 
     /// `Some` if a shard published it.
@@ -143,14 +204,6 @@ impl Body {
     }
 }
 
-fn encode_properties(record: &Record) -> Option<Vec<u8>> {
-    let properties = Some(record.properties.as_deref()?);
-    let header = Header { publisher: "", qos: record.qos, retain: record.retain, properties };
-    message::record(&record.topic, Bytes::new(), header, 0)
-        .properties
-        .map(|properties| properties.encode_to_vec())
-}
-
 /// Appends a record to a batch, of a message that has waited for so many milliseconds.
 pub(super) fn put_record(
     sequence_delta: u64,
@@ -159,6 +212,22 @@ pub(super) fn put_record(
     body: &Body,
     out: &mut BytesMut,
 ) {
+    put_envelope(sequence_delta, target, waited_ms, out);
+    put_bytes(&body.0, out);
+}
+
+/// Appends a record to a batch, of a message that is sent once and has not waited; the bytes are those of
+/// [`put_record`].
+pub(super) fn put_loose(sequence_delta: u64, target: &Target, message: &Outgoing<'_>, out: &mut BytesMut) {
+    let properties = message.encode_properties();
+    let properties = properties.as_deref();
+    put_envelope(sequence_delta, target, 0, out);
+    encode_varint(message.len(properties) as u64, out);
+    message.put(properties, out);
+}
+
+/// What stands before the body.
+fn put_envelope(sequence_delta: u64, target: &Target, waited_ms: u64, out: &mut BytesMut) {
     encode_varint(sequence_delta, out);
     let flag = |set: bool, bit: u8| if set { bit } else { 0 };
     out.put_u8(
@@ -173,7 +242,6 @@ pub(super) fn put_record(
     if waited_ms > 0 {
         encode_varint(waited_ms, out);
     }
-    put_bytes(&body.0, out);
 }
 
 /// Bytes that [`put_record`] appends, at most.
@@ -238,7 +306,7 @@ fn take_properties(body: &mut Bytes) -> Result<Box<MessageProperties>, RecordErr
     message::properties(&carrier, 0).map_err(|_| malformed)?.ok_or(malformed)
 }
 
-fn put_bytes(bytes: &[u8], out: &mut BytesMut) {
+fn put_bytes(bytes: &[u8], out: &mut impl BufMut) {
     encode_varint(bytes.len() as u64, out);
     out.put_slice(bytes);
 }
@@ -287,14 +355,14 @@ mod tests {
 
     fn encoded(record: &Record) -> BytesMut {
         let mut out = BytesMut::new();
-        put_record(3, &record.target, 0, &Body::encode(record), &mut out);
+        put_record(3, &record.target, 0, &Body::encode(&record.outgoing()), &mut out);
         out
     }
 
     #[test]
     fn a_record_reads_back_as_it_was_written() {
         let bytes = encoded(&record());
-        assert!(bytes.len() <= record_len(&record().target, &Body::encode(&record())));
+        assert!(bytes.len() <= record_len(&record().target, &Body::encode(&record().outgoing())));
         let mut bytes = bytes.freeze();
         assert_eq!(take_record(&mut bytes), Ok((3, record())));
         assert!(bytes.is_empty());
@@ -335,17 +403,30 @@ mod tests {
     fn what_a_message_waited_is_taken_off_its_expiry() {
         for (waited_ms, left) in [(0, 1_500), (1, 1_499), (400, 1_100), (1_501, 0)] {
             let (mut out, record) = (BytesMut::new(), record());
-            put_record(3, &record.target, waited_ms, &Body::encode(&record), &mut out);
-            assert!(out.len() <= record_len(&record.target, &Body::encode(&record)));
+            put_record(3, &record.target, waited_ms, &Body::encode(&record.outgoing()), &mut out);
+            assert!(out.len() <= record_len(&record.target, &Body::encode(&record.outgoing())));
             let taken = take_record(&mut out.freeze());
             assert_eq!(taken, Ok((3, Record { expires_in_ms: Some(left), ..record })));
         }
     }
 
     #[test]
+    fn a_loose_record_has_the_same_bytes_and_a_body_its_exact_length() {
+        let plain = Record { properties: None, expires_in_ms: None, ..record() };
+        let of_outbox = Record { origin: Some(Origin { shard: 3, sequence: 300 }), ..record() };
+        for record in [record(), plain, of_outbox] {
+            let mut loose = BytesMut::new();
+            put_loose(3, &record.target, &record.outgoing(), &mut loose);
+            assert_eq!(loose, encoded(&record));
+            let properties = record.outgoing().encode_properties();
+            assert_eq!(Body::encode(&record.outgoing()).len(), record.outgoing().len(properties.as_deref()));
+        }
+    }
+
+    #[test]
     fn every_cut_of_a_record_is_refused() {
         let mut whole = BytesMut::new();
-        put_record(3, &record().target, 300, &Body::encode(&record()), &mut whole);
+        put_record(3, &record().target, 300, &Body::encode(&record().outgoing()), &mut whole);
         let whole = whole.freeze();
         for end in 0..whole.len() {
             assert!(take_record(&mut whole.slice(..end)).is_err(), "cut at {end}");

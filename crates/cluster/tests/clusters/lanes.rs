@@ -24,7 +24,7 @@ fn hand(
     (qos, groups): (QoS, Vec<TopicFilter>),
 ) -> Receipt {
     let target = Target { plain: groups.is_empty(), groups };
-    let body = Body::encode(&Record {
+    let record = Record {
         target: target.clone(),
         publisher: "p".into(),
         topic: TopicName::new("t").unwrap(),
@@ -34,10 +34,10 @@ fn hand(
         expires_in_ms: None,
         properties: None,
         payload: Bytes::copy_from_slice(payload.as_bytes()),
-    });
+    };
     let receipt = Receipt::new(Bell::new());
     let lane = world.cluster(from).lanes.to(to).unwrap();
-    lane.push(qos, &target, &body, || Some(receipt.ticket())).unwrap();
+    lane.push(qos, &target, Body::encode(&record.outgoing()), || Some(receipt.ticket())).unwrap();
     receipt
 }
 

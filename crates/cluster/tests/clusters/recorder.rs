@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use zwerm_cluster::forward::{Inbound, Origin, Receiver, Record};
 use zwerm_cluster::receipt::{Bell, Receipt, Ticket};
 use zwerm_cluster::{Cluster, Local, NodeId, OutboxMessage, StartError};
@@ -61,7 +62,7 @@ impl Inbound for Door {
 }
 
 impl Receiver for Door {
-    fn deliver(&mut self, record: Record, bell: &Bell) -> Option<Receipt> {
+    fn deliver(&mut self, record: Record, _: Instant, bell: &Bell) -> Option<Receipt> {
         self.0.delivered.lock().push(record);
         if !self.0.withholds.load(Ordering::SeqCst) {
             return None;
