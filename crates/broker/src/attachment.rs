@@ -57,7 +57,6 @@ pub struct Detach {
 #[derive(Debug)]
 struct Ownership {
     inner: Arc<Inner>,
-    client_id: ByteString,
     key: SessionKey,
     epoch: u64,
     /// Of this node when it claimed the client id: no other may serve the client.
@@ -65,8 +64,8 @@ struct Ownership {
     mailbox: Arc<Mailbox>,
     /// The highest position of the durable queue that was taken for the client.
     sent: u64,
-    /// Messages of shared subscriptions that the client did not acknowledge.
-    unacknowledged: Vec<Delivery>,
+    /// Messages of shared subscriptions that the client did not acknowledge. Boxed: they are here at the end only.
+    unacknowledged: Option<Box<Vec<Delivery>>>,
     /// The session ends with the connection.
     is_transient: bool,
     released: bool,
@@ -78,15 +77,16 @@ impl Ownership {
         self.released = true;
         let queued = self.mailbox.close();
         let inner = Arc::clone(&self.inner);
-        inner.local.clients.detach(&self.client_id, self.epoch);
+        inner.local.clients.detach(self.mailbox.client_id(), self.epoch);
         // Before another member is picked: this one must not be.
         let filters = inner.local.subscriptions.remove_all(self.key);
-        let left_behind = std::mem::take(&mut self.unacknowledged).into_iter().chain(queued);
+        let unacknowledged = self.unacknowledged.take().map_or_else(Vec::new, |boxed| *boxed);
+        let left_behind = unacknowledged.into_iter().chain(queued);
         let left_behind: Vec<LeftBehind> = left_behind.filter_map(LeftBehind::of).collect();
         let Detach { fire_will, session_expiry: expiry_s } = ending;
-        let client_id = self.client_id.to_string();
+        let client_id = self.mailbox.client_id().to_string();
         let release = Release { client_id, epoch: self.epoch, fire_will, expiry_s, sent: self.sent };
-        let holder = self.is_transient.then(|| holder(&self.client_id, self.epoch));
+        let holder = self.is_transient.then(|| holder(self.mailbox.client_id(), self.epoch));
         async move {
             for message in left_behind {
                 inner.local.leave_behind(message).await;
@@ -120,9 +120,9 @@ impl Drop for Ownership {
 /// Who a connection is to the cluster.
 #[derive(Debug)]
 pub(crate) struct Owned {
-    pub(crate) client_id: ByteString,
     pub(crate) epoch: u64,
     pub(crate) incarnation: u64,
+    /// Says which client it is.
     pub(crate) mailbox: Arc<Mailbox>,
 }
 
@@ -133,34 +133,33 @@ pub struct Attachment {
     /// `None`: it has published nothing yet. Many clients never do.
     pipeline: Option<Box<Pipeline<PacketId>>>,
     durable: Option<Box<Durable>>,
-    /// Places for retained replays that run.
-    replays: Arc<Semaphore>,
-    exclusive: Turns,
+    /// Places for retained replays that run. `None`: it has not subscribed.
+    replays: Option<Arc<Semaphore>>,
+    /// Boxed: few clients have exclusive subscriptions.
+    exclusive: Option<Box<Turns>>,
 }
 
 impl Attachment {
     pub(crate) fn new(inner: Arc<Inner>, owned: Owned, durable: Option<Box<Durable>>) -> Self {
-        let Owned { client_id, epoch, incarnation, mailbox } = owned;
+        let Owned { epoch, incarnation, mailbox } = owned;
         let ownership = Ownership {
             key: inner.next_key(),
             inner,
-            client_id,
             epoch,
             incarnation,
             mailbox,
             sent: 0,
-            unacknowledged: Vec::new(),
+            unacknowledged: None,
             is_transient: durable.is_none(),
             released: false,
         };
-        let replays = Arc::new(Semaphore::new(Subscribing::REPLAYS));
-        Self { ownership, pipeline: None, durable, replays, exclusive: Turns::default() }
+        Self { ownership, pipeline: None, durable, replays: None, exclusive: None }
     }
 
     /// The client's id, also if the server chose it.
     #[must_use]
     pub fn client_id(&self) -> &ByteString {
-        &self.ownership.client_id
+        self.ownership.mailbox.client_id()
     }
 
     /// Whether this node may serve the client now: it holds its lease, as the incarnation that owns the client.
@@ -174,7 +173,7 @@ impl Attachment {
     pub fn publish(&mut self, publish: Publish, now: Instant) -> Admission {
         let (token, qos) = (publish.packet_id, publish.qos);
         // The session resolves aliases: a PUBLISH without a topic does not get here.
-        let Some(message) = Message::published(publish, self.ownership.client_id.clone(), now) else {
+        let Some(message) = Message::published(publish, self.client_id().clone(), now) else {
             return self.admits();
         };
         self.ownership.inner.local.counters.published.add(1);
@@ -285,6 +284,17 @@ impl Attachment {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn wait(&self) {
+        let is_stopped = self.pipeline.as_ref().is_some_and(|pipeline| pipeline.is_stopped());
+        if is_stopped || self.durable.as_ref().is_some_and(|durable| durable.is_blocked()) {
+            // Boxed: an idle connection is as large as all that it may ever wait for.
+            Box::pin(self.wait_for_room()).await;
+        } else {
+            self.ownership.mailbox.bell().wait().await;
+        }
+    }
+
+    /// The same, when something may have to wait for room.
+    async fn wait_for_room(&self) {
         let lane_has_room = async {
             match &self.pipeline {
                 Some(pipeline) => pipeline.has_room().await,
@@ -333,7 +343,8 @@ impl Attachment {
     /// (P4) and its retained messages are read (P5); they follow as deliveries. The future may be polled beside others and dropped.
     pub fn subscribe(&mut self, subscribe: Subscribe) -> BoxFuture<'static, Vec<ReasonCode>> {
         if subscribe.filters.iter().any(|line| line.filter.is_exclusive()) {
-            return self.subscribing().subscribe_exclusive(subscribe, self.exclusive.next());
+            let turn = self.exclusive.get_or_insert_default().next();
+            return self.subscribing().subscribe_exclusive(subscribe, turn);
         }
         self.subscribing().subscribe(subscribe)
     }
@@ -341,28 +352,30 @@ impl Attachment {
     /// Unsubscribes at once; the future resolves with a code per filter.
     pub fn unsubscribe(&mut self, unsubscribe: Unsubscribe) -> BoxFuture<'static, Vec<ReasonCode>> {
         if unsubscribe.filters.iter().any(TopicFilter::is_exclusive) {
-            return self.subscribing().unsubscribe_exclusive(unsubscribe, self.exclusive.next());
+            let turn = self.exclusive.get_or_insert_default().next();
+            return self.subscribing().unsubscribe_exclusive(unsubscribe, turn);
         }
         self.subscribing().unsubscribe(unsubscribe.filters)
     }
 
-    pub(crate) fn subscribing(&self) -> Subscribing {
-        let Ownership { inner, client_id, key, epoch, mailbox, .. } = &self.ownership;
+    pub(crate) fn subscribing(&mut self) -> Subscribing {
+        let Ownership { inner, key, epoch, mailbox, .. } = &self.ownership;
+        let places = || Arc::new(Semaphore::new(Subscribing::REPLAYS));
         Subscribing {
             inner: Arc::clone(inner),
-            client_id: client_id.clone(),
+            client_id: mailbox.client_id().clone(),
             key: *key,
             mailbox: Arc::clone(mailbox),
             epoch: *epoch,
             durable: self.durable.is_some().then_some(*epoch),
-            replays: Arc::clone(&self.replays),
+            replays: Arc::clone(self.replays.get_or_insert_with(places)),
         }
     }
 
     /// Deliveries that were sent and not acknowledged when the connection ended: those of shared subscriptions
     /// go to other members (MQTT 5.0 section 4.8.2). To be followed by [`detach`](Self::detach).
     pub fn unacknowledged(&mut self, deliveries: Vec<Delivery>) {
-        self.ownership.unacknowledged = deliveries;
+        self.ownership.unacknowledged = Some(Box::new(deliveries));
     }
 
     /// Ends the attachment: a transient session goes, of a durable one its connection. Returns when the cluster

@@ -148,7 +148,8 @@ impl Broker {
         })?;
         // Also when this connection is outdated itself by now: nobody else knows of the one before it.
         let taken_over = inner.end_previous(&client_id, &claimed);
-        let mailbox = Arc::new(Mailbox::new(inner.local.config.queue, Bell::new()));
+        let mailbox = Mailbox::new(inner.local.config.queue, Bell::new()).of_client(client_id.clone());
+        let mailbox = Arc::new(mailbox);
         match attaching.attach(claimed.epoch, &mailbox) {
             Registered::No => return Err(AttachError::TakenOver),
             Registered::Alone => {}
@@ -168,7 +169,7 @@ impl Broker {
             Box::new(Durable::new(&inner.cluster, owned, mailbox.bell(), &resumed))
         });
         let is_durable = durable.is_some();
-        let owned = Owned { client_id, epoch: claimed.epoch, incarnation, mailbox };
+        let owned = Owned { epoch: claimed.epoch, incarnation, mailbox };
         let attachment = Attachment::new(Arc::clone(inner), owned, durable);
         let attached = Attached {
             session_present: claimed.session_present,
@@ -270,16 +271,19 @@ impl Inner {
         incarnation: u64,
     ) -> Result<Claimed, AttachError> {
         let cluster = &self.cluster;
+        let expiry_s = connect.properties.session_expiry.unwrap_or_default();
+        // One that cannot have a durable session has no queue either: most claims are shorter by it.
+        let may_be_durable = expiry_s > 0 || !connect.clean_start;
         let claim = Claim {
             client_id: client_id.to_string(),
             node: cluster.own.id,
             incarnation,
             clean_start: connect.clean_start,
-            expiry_s: connect.properties.session_expiry.unwrap_or_default(),
+            expiry_s,
             will: connect.will.as_ref().map(|will| will_record(will, client_id)),
             // All there can be: the owner opens the client's window before the shard knows that it may.
             window: 0,
-            queue: Some(queue_limit(self.local.config.session_queue)),
+            queue: may_be_durable.then(|| queue_limit(self.local.config.session_queue)),
         };
         let claimed = tokio::time::timeout(self.local.config.attach_timeout, cluster.claim(claim)).await;
         match claimed.unwrap_or(Err(ShardError::Unavailable)) {
@@ -297,13 +301,18 @@ impl Inner {
     /// without, the client must not be told that it is connected.
     async fn begin(
         &self,
-        attached: Attached,
+        mut attached: Attached,
         taken_over: OptionFuture<impl Future<Output = ()>>,
         subscriptions: &[Subscription],
     ) -> Result<Attached, AttachError> {
         let patience = self.local.config.attach_timeout;
-        let subscribing = attached.attachment.subscribing();
-        let resumed = async { subscriptions.is_empty() || subscribing.resume(subscriptions).await };
+        let subscribing = (!subscriptions.is_empty()).then(|| attached.attachment.subscribing());
+        let resumed = async {
+            match &subscribing {
+                Some(subscribing) => subscribing.resume(subscriptions).await,
+                None => true,
+            }
+        };
         let begun = async { tokio::join!(taken_over, resumed).1 };
         if tokio::time::timeout(patience, begun).await == Ok(true) {
             return Ok(attached);

@@ -10,6 +10,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use bytestring::ByteString;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tokio::sync::Notify;
@@ -59,8 +60,14 @@ struct Queue {
     /// Somebody looks after the client already.
     watched: bool,
     closed: bool,
-    replays: usize,
-    /// Topics with a live retained message while replays run: an older one must not follow.
+    /// Retained replays that run. Boxed: mostly none does.
+    replays: Option<Box<Replays>>,
+}
+
+#[derive(Debug, Default)]
+struct Replays {
+    running: usize,
+    /// Topics with a live retained message meanwhile: an older one must not follow.
     live_retained: HashSet<TopicName>,
 }
 
@@ -108,7 +115,9 @@ impl<'a> Acceptance<'a> {
 /// The queue of one connection.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
-    limits: QueueLimits,
+    client_id: ByteString,
+    /// At most, in messages and in bytes.
+    most: (usize, usize),
     queue: Mutex<Queue>,
     bell: Bell,
     room: Notify,
@@ -118,7 +127,24 @@ pub(crate) struct Mailbox {
 
 impl Mailbox {
     pub(crate) fn new(limits: QueueLimits, bell: Bell) -> Self {
-        Self { limits, queue: Mutex::default(), bell, room: Notify::new(), kicked: AtomicU8::new(0) }
+        Self {
+            client_id: ByteString::new(),
+            most: (limits.messages, limits.bytes),
+            queue: Mutex::default(),
+            bell,
+            room: Notify::new(),
+            kicked: AtomicU8::new(0),
+        }
+    }
+
+    /// The same of a client.
+    pub(crate) fn of_client(self, client_id: ByteString) -> Self {
+        Self { client_id, ..self }
+    }
+
+    /// Whose it is.
+    pub(crate) fn client_id(&self) -> &ByteString {
+        &self.client_id
     }
 
     pub(crate) fn bell(&self) -> &Bell {
@@ -132,8 +158,11 @@ impl Mailbox {
         if queue.closed || self.kicked().is_some() {
             return Pushed::Closed;
         }
-        if queue.replays > 0 && delivery.message.retain() && queue.live_retained.len() < REPLAY_TOPICS {
-            queue.live_retained.insert(delivery.message.topic().detached());
+        if let Some(replays) = &mut queue.replays
+            && delivery.message.retain()
+            && replays.live_retained.len() < REPLAY_TOPICS
+        {
+            replays.live_retained.insert(delivery.message.topic().detached());
         }
         let over = self.is_over(&queue, 1);
         let mut pushed = Pushed::Taken;
@@ -182,13 +211,13 @@ impl Mailbox {
     }
 
     fn is_over(&self, queue: &Queue, times: usize) -> bool {
-        queue.items.len() >= self.limits.messages.saturating_mul(times)
-            || queue.bytes >= self.limits.bytes.saturating_mul(times)
+        let (messages, bytes) = self.most;
+        queue.items.len() >= messages.saturating_mul(times) || queue.bytes >= bytes.saturating_mul(times)
     }
 
     /// A retained replay begins; called before the live messages of its subscription can arrive.
     pub(crate) fn begin_replay(&self) {
-        self.queue.lock().replays += 1;
+        self.queue.lock().replays.get_or_insert_default().running += 1;
     }
 
     /// Queues a retained message of a replay when there is room, unless a newer one of its topic came live.
@@ -203,7 +232,7 @@ impl Mailbox {
                 if queue.closed {
                     return false;
                 }
-                if queue.live_retained.contains(delivery.message.topic()) {
+                if queue.is_outdated(&delivery) {
                     return true;
                 }
                 if !self.is_over(&queue, 1) {
@@ -218,7 +247,7 @@ impl Mailbox {
     /// Queues a retained message that was read before the SUBACK, unless a newer one of its topic came live.
     pub(crate) fn replay_now(&self, delivery: Delivery) {
         let queue = self.queue.lock();
-        if !queue.closed && !queue.live_retained.contains(delivery.message.topic()) {
+        if !queue.closed && !queue.is_outdated(&delivery) {
             self.append(queue, delivery, None);
         }
     }
@@ -226,9 +255,10 @@ impl Mailbox {
     /// The replay is over.
     pub(crate) fn end_replay(&self) {
         let mut queue = self.queue.lock();
-        queue.replays = queue.replays.saturating_sub(1);
-        if queue.replays == 0 {
-            queue.live_retained = HashSet::new();
+        let Some(replays) = &mut queue.replays else { return };
+        replays.running = replays.running.saturating_sub(1);
+        if replays.running == 0 {
+            queue.replays = None;
         }
     }
 
@@ -294,6 +324,12 @@ impl Mailbox {
 }
 
 impl Queue {
+    /// A newer message of the topic came live than the one that a replay read.
+    fn is_outdated(&self, delivery: &Delivery) -> bool {
+        let replays = self.replays.as_ref();
+        replays.is_some_and(|replays| replays.live_retained.contains(delivery.message.topic()))
+    }
+
     /// Makes room for a QoS 0 message by dropping an older one; false: there is none near the front.
     fn drop_oldest_qos0(&mut self) -> bool {
         let oldest =

@@ -229,6 +229,11 @@ impl<T> Pipeline<T> {
         self.full.is_some() || self.pending.len() >= DEPTH
     }
 
+    /// A lane or shard stops it; see [`has_room`](Self::has_room).
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.full.is_some()
+    }
+
     /// Waits until the lane or shard that stops the pipeline may have room; for ever if none does. All else
     /// that makes room rings the bell. Cancel safe; follow with [`advance`](Self::advance).
     pub(crate) async fn has_room(&self) {

@@ -4,18 +4,28 @@
 //! [`Receipt`] and a [`Bell`] that rings when the last ticket is dropped. It does not know what was
 //! published. Start at [`Receipt::new`].
 
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
-use tokio::sync::Notify;
+use futures::task::AtomicWaker;
 use zwerm_machine::records::Refusal;
 
 /// No place refused; else the number of a `Refusal`, which is never negative.
 const NONE_REFUSED: i32 = -1;
 
-/// Wakes the one task that owns a connection (or a lane); a ring before the wait is not lost.
+/// Wakes the one task that owns a connection (or a lane); a ring before the wait is not lost. Only one task waits at
+/// a time, so a wait holds nothing: an idle connection waits for its bell all the time.
 #[derive(Debug, Clone, Default)]
-pub struct Bell(Arc<Notify>);
+pub struct Bell(Arc<Ringing>);
+
+#[derive(Debug, Default)]
+struct Ringing {
+    /// It was rung since the last wait ended.
+    rung: AtomicBool,
+    waiting: AtomicWaker,
+}
 
 impl Bell {
     /// A silent bell.
@@ -26,7 +36,10 @@ impl Bell {
 
     /// Wakes the waiting task, or the next one that waits.
     pub fn ring(&self) {
-        self.0.notify_one();
+        // Whoever rang before and was not heard yet wakes the task.
+        if !self.0.rung.swap(true, Ordering::AcqRel) {
+            self.0.waiting.wake();
+        }
     }
 
     /// Waits for a ring.
@@ -34,7 +47,17 @@ impl Bell {
     /// # Cancel safety
     /// Cancel safe: a ring that arrives while nobody waits is kept.
     pub async fn wait(&self) {
-        self.0.notified().await;
+        poll_fn(|context| self.poll(context)).await;
+    }
+
+    fn poll(&self, context: &Context<'_>) -> Poll<()> {
+        let heard = || self.0.rung.swap(false, Ordering::AcqRel);
+        if heard() {
+            return Poll::Ready(());
+        }
+        self.0.waiting.register(context.waker());
+        // It may have been rung before it knew whom to wake.
+        if heard() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -111,7 +134,34 @@ impl Drop for Ticket {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures::poll;
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_bell_is_heard_once_whether_it_was_rung_before_or_during_the_wait() {
+        let bell = Bell::new();
+        bell.ring();
+        bell.ring();
+        bell.wait().await;
+        let mut again = pin!(bell.wait());
+        assert!(poll!(again.as_mut()).is_pending(), "both rings were heard together");
+        bell.ring();
+        again.await;
+    }
+
+    #[tokio::test]
+    async fn a_ring_is_not_lost_with_the_wait_that_it_woke() {
+        let bell = Bell::new();
+        {
+            let mut dropped = pin!(bell.wait());
+            assert!(poll!(dropped.as_mut()).is_pending());
+            bell.ring();
+        }
+        bell.wait().await;
+    }
 
     #[test]
     fn a_receipt_without_tickets_is_complete() {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use zwerm_broker::Broker;
+use zwerm_session::Limits;
 
 use crate::admission::Admission;
 use crate::authentication::Authenticator;
@@ -22,6 +23,8 @@ pub struct Connections(pub(crate) Arc<Shared>);
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
+    /// Those of the configuration, which every session keeps.
+    pub(crate) limits: Arc<Limits>,
     pub(crate) broker: Broker,
     pub(crate) counters: Arc<Counters>,
     pub(crate) authenticator: Authenticator,
@@ -38,6 +41,7 @@ impl Connections {
         let admission = Arc::new(Admission::new(&config));
         let authenticator = Authenticator::new(config.allow_anonymous, config.users.clone());
         Self(Arc::new(Shared {
+            limits: Arc::new(config.limits),
             config,
             broker,
             counters: Arc::default(),

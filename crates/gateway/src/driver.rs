@@ -5,6 +5,7 @@
 //! Back-pressure is what it does not wait for: it does not read while the client's packets or its own bytes
 //! have nowhere to go. Start at [`Connections::serve`].
 
+use std::cell::Cell;
 use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
@@ -14,11 +15,11 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tracing::debug;
 use zwerm_auth::Exchange;
 use zwerm_broker::{Attachment, Detach};
-use zwerm_session::{Cause, Ending, Input, Session};
+use zwerm_session::{Cause, Ending, Input, Outputs, Session};
 use zwerm_wire::{Connect, Decoder, ReasonCode, Role};
 
 use crate::Counters;
@@ -33,6 +34,11 @@ use crate::shares::Shares;
 
 /// SUBSCRIBE and UNSUBSCRIBE packets of one client that wait for the broker before no more is read.
 const MAX_ANSWERS: usize = 16;
+
+thread_local! {
+    /// What the sessions of a thread put their outputs into, one after the other.
+    static OUTPUTS: Cell<Outputs> = Cell::default();
+}
 
 /// Answers that the broker has promised.
 type Answers = FuturesUnordered<BoxFuture<'static, Input>>;
@@ -50,14 +56,23 @@ impl Connections {
     /// Serves one connection to its end, which comes soon after `stop` is cancelled. A user name that the `peer`
     /// has proved replaces what its CONNECT says. Dropped before, it cuts the connection, and the broker ends the
     /// session as for any lost link.
-    pub async fn serve(&self, link: impl Link, peer: impl Into<Peer>, stop: CancellationToken) {
+    pub fn serve<L: Link, P: Into<Peer>>(
+        &self,
+        link: L,
+        peer: P,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + use<L, P> {
         let shared = Arc::clone(&self.0);
         shared.counters.connections_current.increment();
-        let _open = Open(Arc::clone(&shared.counters));
-        // boxed, for an idle connection is as large as the largest thing it may ever do
+        let open = Open(Arc::clone(&shared.counters));
+        // Boxed, and before the task begins: an idle connection is as large as the largest thing it may ever do, and
+        // a task keeps room for all that it is given.
         let mut driver = Box::new(Driver::new(link, peer.into(), shared));
-        driver.serve(&stop).await;
-        Box::pin(driver.leave()).await;
+        async move {
+            let _open = open;
+            driver.serve(stop).await;
+            Box::pin(driver.leave()).await;
+        }
     }
 }
 
@@ -82,7 +97,7 @@ pub(crate) struct Driver<L> {
     /// The broker took the last message but has no room for another. Nothing is read until it has.
     pub(crate) busy: bool,
     /// What the broker will say to SUBSCRIBE and UNSUBSCRIBE; `None`: nothing.
-    pub(crate) answers: Option<Answers>,
+    pub(crate) answers: Option<Box<Answers>>,
     pub(crate) tally: Tally,
     /// `input` may hold a whole packet.
     pub(crate) backlog: bool,
@@ -123,7 +138,7 @@ impl Alarm<'_> {
 impl<L: Link> Driver<L> {
     fn new(link: L, peer: Peer, shared: Arc<Shared>) -> Self {
         let config = &shared.config;
-        let session = Session::new(config.limits, Instant::now().into_std());
+        let session = Session::new(Arc::clone(&shared.limits), Instant::now().into_std());
         let decoder =
             Decoder::new(Role::Server, config.limits.max_packet_size).strict_utf8(config.strict_utf8);
         Self {
@@ -148,8 +163,9 @@ impl<L: Link> Driver<L> {
         }
     }
 
-    async fn serve(&mut self, stop: &CancellationToken) {
-        let mut stopped = pin!(stop.cancelled());
+    async fn serve(&mut self, stop: CancellationToken) {
+        // boxed for the sake of the task, which is as large as a power of two
+        let mut stopped = Box::pin(stop.cancelled_owned());
         let sleep = pin!(sleep_until(Instant::now()));
         let mut alarm = Alarm { sleep, armed: None };
         loop {
@@ -171,6 +187,7 @@ impl<L: Link> Driver<L> {
 
     /// Does what can be done now, then writes once.
     fn turn(&mut self, now: Instant) {
+        self.session.lend(OUTPUTS.take());
         self.heed_kick(now);
         self.take_packets(now);
         self.take_deliveries(now);
@@ -178,6 +195,7 @@ impl<L: Link> Driver<L> {
         self.take_answers(now);
         self.write(now);
         self.tally.count(&self.shared.counters);
+        OUTPUTS.set(self.session.give_back());
     }
 
     /// The turn ended because it had done enough, not because nothing was left.
@@ -325,7 +343,7 @@ impl<L: Link> Driver<L> {
     async fn wait(
         &mut self,
         alarm: &mut Alarm<'_>,
-        stopped: Pin<&mut WaitForCancellationFuture<'_>>,
+        stopped: Pin<&mut WaitForCancellationFutureOwned>,
     ) -> Wake {
         let (reading, writing) = (self.may_read(), !self.output.is_empty() || self.link.holds());
         let (link, answers, attachment) = (&self.link, &mut self.answers, self.attachment.as_ref());
@@ -404,7 +422,7 @@ fn prove_name(peer: &Peer, connect: &mut Connect) {
 }
 
 /// The next answer; for ever if there is none. Cancel safe.
-async fn next_answer(answers: &mut Option<Answers>) -> Input {
+async fn next_answer(answers: &mut Option<Box<Answers>>) -> Input {
     let Some(waiting) = answers else { return pending().await };
     let Some(answer) = waiting.next().await else { return pending().await };
     if waiting.is_empty() {
@@ -438,7 +456,20 @@ async fn last_words(mut link: impl Link, mut output: Output, cause: Cause) {
 mod tests {
     use super::*;
     use std::net::SocketAddr;
+    use tokio::net::TcpStream;
     use zwerm_wire::{ConnectProperties, Protocol};
+
+    /// Bytes of what a task is given to serve a connection.
+    fn task<R>(_serve: impl FnOnce(&Connections, TcpStream, Peer, CancellationToken) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // what the runtime adds is 104 bytes, and the allocator has no sizes between 512 and 640
+        let (task, driver) = (task(Connections::serve::<TcpStream, Peer>), size_of::<Driver<TcpStream>>());
+        assert!(task <= 408 && driver <= 512, "the task takes {task} bytes, its driver {driver}");
+    }
 
     #[test]
     fn the_name_in_a_certificate_replaces_what_connect_says() {

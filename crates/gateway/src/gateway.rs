@@ -128,10 +128,7 @@ impl Gateway {
             OpenSocket::Tcp(socket) if handshake.is_empty() => {
                 let listener = Listener::new(socket, bind, terms, counters);
                 let connections = connections.clone();
-                let serve = move |stream, peer, stop| {
-                    let connections = connections.clone();
-                    async move { connections.serve(stream, peer, stop).await }
-                };
+                let serve = move |stream, peer, stop| connections.serve(stream, peer, stop);
                 self.tasks.spawn(listener.run(serve, stop));
             }
             OpenSocket::Tcp(socket) => {

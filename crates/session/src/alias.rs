@@ -23,7 +23,8 @@ pub enum AliasUse {
 /// What the client's aliases stand for.
 #[derive(Debug, Default)]
 pub(crate) struct InboundAliases {
-    topics: BTreeMap<NonZeroU16, TopicName>,
+    /// Boxed: few clients use any.
+    topics: Option<Box<BTreeMap<NonZeroU16, TopicName>>>,
 }
 
 impl InboundAliases {
@@ -42,10 +43,13 @@ impl InboundAliases {
         }
         match topic {
             Some(topic) => {
-                self.topics.insert(alias, detached(&topic));
+                self.topics.get_or_insert_default().insert(alias, detached(&topic));
                 Ok(topic)
             }
-            None => self.topics.get(&alias).cloned().ok_or(ReasonCode::ProtocolError),
+            None => {
+                let known = self.topics.as_ref().and_then(|topics| topics.get(&alias));
+                known.cloned().ok_or(ReasonCode::ProtocolError)
+            }
         }
     }
 }
@@ -58,7 +62,8 @@ fn detached(topic: &TopicName) -> TopicName {
 /// The aliases that the client was told. First come, first served; never given to another topic.
 #[derive(Debug, Default)]
 pub(crate) struct OutboundAliases {
-    aliases: BTreeMap<TopicName, NonZeroU16>,
+    /// Boxed: few clients take any.
+    aliases: Option<Box<BTreeMap<TopicName, NonZeroU16>>>,
     maximum: u16,
 }
 
@@ -71,13 +76,14 @@ impl OutboundAliases {
         if self.maximum == 0 {
             return AliasUse::None;
         }
-        if let Some(alias) = self.aliases.get(topic) {
+        let aliases = self.aliases.get_or_insert_default();
+        if let Some(alias) = aliases.get(topic) {
             return AliasUse::Known(*alias);
         }
-        let next = u16::try_from(self.aliases.len() + 1).ok().filter(|next| *next <= self.maximum);
+        let next = u16::try_from(aliases.len() + 1).ok().filter(|next| *next <= self.maximum);
         match next.and_then(NonZeroU16::new) {
             Some(alias) => {
-                self.aliases.insert(detached(topic), alias);
+                aliases.insert(detached(topic), alias);
                 AliasUse::New(alias)
             }
             None => AliasUse::None,

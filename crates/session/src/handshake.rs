@@ -73,7 +73,7 @@ impl Session {
     /// Only what differs from what the specification assumes when nothing is said.
     fn connack_properties(&mut self, attached: Attached) -> ConnAckProperties {
         let (authentication_method, authentication_data) = self.take_proof();
-        let limits = &self.limits;
+        let limits = &*self.limits;
         let (granted, requested) = (attached.session_expiry, self.client.requested_expiry);
         ConnAckProperties {
             session_expiry: (granted != requested).then_some(granted),

@@ -19,4 +19,4 @@ mod under_way;
 pub use alias::AliasUse;
 pub use io::{Attached, Cause, Deadline, Ending, Input, Output, Stage};
 pub use limits::Limits;
-pub use session::Session;
+pub use session::{Outputs, Session};

@@ -3,11 +3,12 @@
 //! Knows no details of any exchange: CONNECT is in `handshake`, AUTH in `authenticate`, messages from the client
 //! in `inbound`, messages to it in `outbound`, subscriptions in `subscribe`. Start at [`Session::handle`].
 
+use std::collections::VecDeque;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytestring::ByteString;
-use smallvec::SmallVec;
 use zwerm_wire::{Disconnect, Packet, PacketType, Protocol, ReasonCode};
 
 use crate::alias::{InboundAliases, OutboundAliases};
@@ -23,7 +24,8 @@ use crate::{Cause, Deadline, Ending, Input, Limits, Output};
 /// A few hundred bytes while nothing is under way.
 #[derive(Debug)]
 pub struct Session {
-    pub(crate) limits: Limits,
+    /// Shared by all sessions of a server.
+    pub(crate) limits: Arc<Limits>,
     pub(crate) phase: Phase,
     /// When the link was opened, later when the client last gave a sign of life.
     heard: Instant,
@@ -36,9 +38,32 @@ pub struct Session {
     pub(crate) authentication: Option<Box<Authentication>>,
     /// As the broker attached it.
     pub(crate) durable: bool,
-    /// At most two come of one input, a last word and the closing; but that happens once.
-    outputs: SmallVec<[Output; 1]>,
+    /// In order. Its memory is [lent](Self::lend). At most two come of one input, a last word and the
+    /// closing; but that happens once.
+    outputs: Outputs,
     ending: Option<Ending>,
+}
+
+/// Memory that sessions put their outputs into while they are handled; see [`Session::lend`].
+#[derive(Debug, Default)]
+pub struct Outputs(Option<Box<Line>>);
+
+/// Outputs in order.
+#[derive(Debug, Default)]
+struct Line(VecDeque<Output>);
+
+impl Outputs {
+    fn push(&mut self, output: Output) {
+        self.0.get_or_insert_default().0.push_back(output);
+    }
+
+    fn pop(&mut self) -> Option<Output> {
+        self.0.as_mut()?.0.pop_front()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.as_ref().is_none_or(|line| line.0.is_empty())
+    }
 }
 
 /// How far the connection is.
@@ -73,9 +98,9 @@ pub(crate) struct Client {
 impl Session {
     /// The session of a link that was opened at `now`.
     #[must_use]
-    pub fn new(limits: Limits, now: Instant) -> Self {
+    pub fn new(limits: impl Into<Arc<Limits>>, now: Instant) -> Self {
         Self {
-            limits,
+            limits: limits.into(),
             phase: Phase::Connecting,
             heard: now,
             client: Client::default(),
@@ -85,7 +110,7 @@ impl Session {
             aliases_out: OutboundAliases::default(),
             authentication: None,
             durable: false,
-            outputs: SmallVec::new(),
+            outputs: Outputs::default(),
             ending: None,
         }
     }
@@ -128,10 +153,23 @@ impl Session {
 
     /// The next output, in order. To be drained after every [`handle`](Self::handle).
     pub fn poll(&mut self) -> Option<Output> {
-        if self.outputs.is_empty() {
-            return self.next_resumed();
+        match self.outputs.pop() {
+            None => self.next_resumed(),
+            output => output,
         }
-        Some(self.outputs.remove(0))
+    }
+
+    /// Lends it memory for outputs until [`give_back`](Self::give_back): many sessions that are handled in turn need
+    /// only one, and an idle one holds none. Without, it takes memory when an output comes, and keeps it.
+    pub fn lend(&mut self, memory: Outputs) {
+        if self.outputs.0.is_none() {
+            self.outputs = memory;
+        }
+    }
+
+    /// Gives up the memory for outputs; to be polled to the end before.
+    pub fn give_back(&mut self) -> Outputs {
+        if self.outputs.is_empty() { std::mem::take(&mut self.outputs) } else { Outputs::default() }
     }
 
     /// When to hand in [`Input::Tick`], and why then. `None` while attaching (the broker bounds that), without
@@ -313,4 +351,23 @@ impl Session {
 
 fn ending(cause: Cause) -> Ending {
     Ending { fire_will: true, session_expiry: None, cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_for_outputs_is_lent_and_given_back() {
+        let mut session = Session::new(Limits::default(), Instant::now());
+        session.lend(Outputs(Some(Box::new(Line(VecDeque::with_capacity(7))))));
+        session.put(Output::Close);
+        assert!(session.give_back().0.is_none(), "what waits is not given up");
+        assert_eq!(session.poll(), Some(Output::Close));
+        let memory = session.give_back();
+        assert!(memory.0.as_ref().is_some_and(|line| line.0.capacity() >= 7) && session.outputs.0.is_none());
+        session.put(Output::Close);
+        session.lend(memory);
+        assert_eq!(session.poll(), Some(Output::Close), "what waits stays when memory is lent");
+    }
 }

@@ -35,37 +35,40 @@ impl Hasher for Neighbours {
     }
 }
 
-/// One thing for each identifier, in no order.
+type Table<T> = HashMap<PacketId, T, BuildHasherDefault<Neighbours>>;
+
+/// One thing for each identifier, in no order. Boxed, and only there once something was under way: many clients never
+/// have anything.
 #[derive(Debug)]
-pub(crate) struct UnderWay<T>(HashMap<PacketId, T, BuildHasherDefault<Neighbours>>);
+pub(crate) struct UnderWay<T>(Option<Box<Table<T>>>);
 
 impl<T> Default for UnderWay<T> {
     fn default() -> Self {
-        Self(HashMap::default())
+        Self(None)
     }
 }
 
 impl<T> UnderWay<T> {
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.0.as_ref().map_or(0, |table| table.len())
     }
 
     pub(crate) fn contains(&self, packet_id: PacketId) -> bool {
-        self.0.contains_key(&packet_id)
+        self.get(packet_id).is_some()
     }
 
     pub(crate) fn get(&self, packet_id: PacketId) -> Option<&T> {
-        self.0.get(&packet_id)
+        self.0.as_ref()?.get(&packet_id)
     }
 
     /// What was there before.
     pub(crate) fn insert(&mut self, packet_id: PacketId, what: T) -> Option<T> {
-        self.0.insert(packet_id, what)
+        self.table().insert(packet_id, what)
     }
 
     /// False, and nothing changes: the identifier is under way.
     pub(crate) fn insert_new(&mut self, packet_id: PacketId, what: T) -> bool {
-        match self.0.entry(packet_id) {
+        match self.table().entry(packet_id) {
             Entry::Vacant(place) => {
                 place.insert(what);
                 true
@@ -75,11 +78,16 @@ impl<T> UnderWay<T> {
     }
 
     pub(crate) fn remove(&mut self, packet_id: PacketId) -> Option<T> {
-        let removed = self.0.remove(&packet_id)?;
-        if self.0.is_empty() && self.0.capacity() > KEPT {
-            self.0 = HashMap::default();
+        let table = self.0.as_mut()?;
+        let removed = table.remove(&packet_id)?;
+        if table.is_empty() && table.capacity() > KEPT {
+            self.0 = None;
         }
         Some(removed)
+    }
+
+    fn table(&mut self) -> &mut Table<T> {
+        self.0.get_or_insert_default()
     }
 }
 
@@ -110,6 +118,6 @@ mod tests {
         for number in 1..=u16::MAX {
             under_way.remove(id(number));
         }
-        assert_eq!(under_way.0.capacity(), 0);
+        assert!(under_way.0.is_none());
     }
 }

@@ -32,7 +32,8 @@ pub struct Decoder {
     strict_utf8: bool,
     protocol: Option<Protocol>,
     answer_limit: u32,
-    failed: Option<DecodeError>,
+    /// Boxed: few connections ever fail.
+    failed: Option<Box<DecodeError>>,
 }
 
 /// Bytes of a CONNACK that says only why it refuses.
@@ -89,10 +90,10 @@ impl Decoder {
     /// Bytes that are no packet of the other side. Every later call gives the same error: where the next
     /// packet would start is not known.
     pub fn decode(&mut self, buf: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {
-        if let Some(error) = self.failed {
-            return Err(error);
+        if let Some(error) = &self.failed {
+            return Err(**error);
         }
-        self.take_packet(buf).inspect_err(|error| self.failed = Some(*error))
+        self.take_packet(buf).inspect_err(|error| self.failed = Some(Box::new(*error)))
     }
 
     fn take_packet(&mut self, buf: &mut BytesMut) -> Result<Option<Packet>, DecodeError> {

@@ -192,11 +192,15 @@ impl Durable {
         self.inbound.is_blocked()
     }
 
+    /// The shard had no room for something; see [`has_room`](Self::has_room).
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.inbound.is_blocked() || self.acknowledgements.is_blocked()
+    }
+
     /// Waits until the shard may take what it had no room for; for ever if there is nothing. Cancel safe.
     pub(crate) async fn has_room(&self) {
-        if self.inbound.is_blocked() || self.acknowledgements.is_blocked() {
-            // Boxed: an idle connection is as large as all that it may ever wait for.
-            Box::pin(self.owner.cluster.wait_shard(self.owner.shard)).await;
+        if self.is_blocked() {
+            self.owner.cluster.wait_shard(self.owner.shard).await;
         } else {
             std::future::pending().await
         }
