@@ -125,7 +125,8 @@ pub const SERIES: &[Series] = &[
     Series {
         name: "idle connections",
         points: &[point("1,000", 1_000), point("5,000", 5_000), point("15,000", 15_000)],
-        settings: &[],
+        // what comes at a pace costs more, for less of it goes together
+        settings: &["limits.connect_rate=0"],
         loads: &[
             Load {
                 doing: Doing::Bench(|size| format!("connect --connections {size}")),
