@@ -1,7 +1,7 @@
 //! What a broker is asked to do, what of it is measured, and the doing of it.
 //!
 //! A load is a command line of `zwerm bench`, so that anybody can repeat one alone. Knows no other loads and no tables.
-//! Start at [`Task::perform`].
+//! Start at [`Work`] and [`Measure`]; `Task` does one.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
