@@ -16,6 +16,8 @@ Examples:
 /// Starts a cluster and puts a load of `zwerm bench` on it
 #[derive(Debug, Parser)]
 #[command(after_help = EXAMPLES)]
+// its name is that of what it takes in
+#[group(skip)]
 struct Arguments {
     /// Nodes to start
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=6))]

@@ -2,17 +2,15 @@
 //!
 //! Run with `--release`. What is compared and how is in `zwerm_benches::compare`.
 
-use std::fs;
-use std::path::PathBuf;
-
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::{Parser, ValueEnum};
 use serde_json::json;
 use tokio::runtime::Runtime;
-use zwerm_benches::compare::broker::Broker;
+use zwerm_benches::broker::Broker;
 use zwerm_benches::compare::document::{MARKS, text};
 use zwerm_benches::compare::rounds::{Plan, run};
-use zwerm_tests::{Surroundings, build_zwerm};
+use zwerm_benches::options::Options;
+use zwerm_tests::Surroundings;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -29,32 +27,16 @@ struct Arguments {
     /// How often everything is measured
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
     rounds: u16,
-    /// Scenarios whose name contains this; repeat it for more [default: all]
-    #[arg(long, value_name = "WORDS")]
-    only: Vec<String>,
     /// Brokers beside zwerm; repeat it for more [default: all that are installed]
     #[arg(long, value_enum)]
     broker: Vec<Broker>,
-    /// Write the table into this document, between its marks
-    #[arg(long, value_name = "FILE")]
-    document: Option<PathBuf>,
-    /// Write every single report into this file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// One round with tiny numbers, zwerm and mosquitto only: shows that the tool works, measures nothing
-    #[arg(long, conflicts_with = "document")]
-    quick: bool,
-    /// Take the zwerm that is there
-    #[arg(long)]
-    no_build: bool,
+    #[command(flatten)]
+    options: Options,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    if !arguments.no_build {
-        build_zwerm()?;
-    }
-    zwerm_bench::raise_open_files()?;
+    arguments.options.prepare()?;
     let plan = plan(&arguments)?;
     let surroundings = Surroundings::look();
     let mut reports = Vec::new();
@@ -63,21 +45,12 @@ fn main() -> Result<()> {
         reports.push(json!({ "scenario": scenario, "broker": broker.name(), "report": report }));
         Ok(())
     }))?;
-    if let Some(path) = &arguments.json {
-        let all = json!({ "surroundings": surroundings, "reports": reports });
-        fs::write(path, serde_json::to_vec_pretty(&all)?)
-            .with_context(|| format!("writing {}", path.display()))?;
-    }
-    let text = text(&surroundings, &plan, &results);
-    println!("{text}");
-    if let Some(path) = &arguments.document {
-        MARKS.update(path, &text)?;
-    }
-    Ok(())
+    arguments.options.tell(&surroundings, &reports, &MARKS, &text(&surroundings, &plan, &results))
 }
 
 fn plan(arguments: &Arguments) -> Result<Plan> {
-    let wanted: &[Broker] = match (arguments.quick, &*arguments.broker) {
+    let options = &arguments.options;
+    let wanted: &[Broker] = match (options.quick, &*arguments.broker) {
         (true, _) => &[Broker::Zwerm, Broker::Mosquitto],
         (false, []) => Broker::value_variants(),
         (false, named) => named,
@@ -90,8 +63,8 @@ fn plan(arguments: &Arguments) -> Result<Plan> {
             eprintln!("skipped: {} is not installed ({})", broker.name(), broker.install());
         }
     }
-    let scenarios = Plan::select(&arguments.only);
-    ensure!(!scenarios.is_empty(), "no scenario has a name with {}", arguments.only.join(" or "));
-    let rounds = if arguments.quick { 1 } else { usize::from(arguments.rounds) };
-    Ok(Plan { brokers, scenarios, rounds, tiny: arguments.quick })
+    let scenarios = Plan::select(&options.only);
+    ensure!(!scenarios.is_empty(), "no scenario has a name with {}", options.only.join(" or "));
+    let rounds = if options.quick { 1 } else { usize::from(arguments.rounds) };
+    Ok(Plan { brokers, scenarios, rounds, tiny: options.quick })
 }

@@ -6,10 +6,11 @@ use std::process::Command;
 
 use zwerm_tests::{Measured, Surroundings};
 
-use super::broker::Broker;
 use super::rounds::Plan;
-use super::scenario::Work;
 use super::table::Results;
+use crate::broker::Broker;
+use crate::heading::heading;
+use crate::work::Work;
 
 /// Where it is written.
 pub const MARKS: Measured = Measured {
@@ -20,18 +21,7 @@ pub const MARKS: Measured = Measured {
 /// The measured part: machine, versions, method, table, notes.
 #[must_use]
 pub fn text(surroundings: &Surroundings, plan: &Plan, results: &Results) -> String {
-    let mut lines = vec![
-        String::new(),
-        format!(
-            "Measured {}, commit {}, {} build, {} rounds; medians.",
-            surroundings.date, surroundings.commit, surroundings.profile, plan.rounds
-        ),
-        format!(
-            "Machine: {} cores ({}), {} GiB, {}; broker and load together on it.",
-            surroundings.cores, surroundings.processor, surroundings.memory_gib, surroundings.kernel
-        ),
-        String::new(),
-    ];
+    let mut lines = heading(surroundings, plan.rounds);
     lines.push(results.table());
     if !results.notes().is_empty() {
         lines.push("`*`: such figures are not taken for the best other.\n".to_owned());

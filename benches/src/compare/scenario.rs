@@ -1,15 +1,9 @@
 //! What the brokers are asked to do, and what of it is measured.
 //!
-//! A load is a command line of `zwerm bench`, so that anybody can repeat one alone. Knows no broker but by what
-//! it cannot do. Start at [`SCENARIOS`].
+//! Knows no broker but by what it cannot do. Start at [`SCENARIOS`].
 
-use std::net::SocketAddr;
-
-use anyhow::{Context, Result};
-use clap::Parser;
-use zwerm_bench::{Arguments, Report, Scenario as Load};
-
-use super::broker::Broker;
+use crate::broker::Broker;
+use crate::work::{Measure, Work};
 
 /// A line of the comparison.
 #[derive(Debug)]
@@ -19,7 +13,7 @@ pub struct Scenario {
     /// Nodes of each broker.
     pub nodes: u16,
     /// What is done.
-    pub work: Work,
+    pub work: Work<'static>,
     /// What is measured.
     pub measures: &'static [Measure],
     /// What is special about the load.
@@ -35,71 +29,6 @@ pub enum Needs {
     Qos2,
     /// Shared subscriptions.
     Shared,
-}
-
-/// What is done with a broker.
-#[derive(Debug, Clone, Copy)]
-pub enum Work {
-    /// `zwerm bench` with these arguments; publishers on the first node, subscribers on the second if there is one.
-    Bench(&'static str),
-    /// Nothing for so many seconds.
-    Idle(u64),
-}
-
-/// A figure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Measure {
-    /// User and system seconds of all nodes for a million of what a phase counts.
-    CpuPerMillion(&'static str),
-    /// What a phase counts, a second.
-    PerSecond(&'static str),
-    /// How long a phase took.
-    Seconds(&'static str),
-    /// Median latency of a phase, microseconds.
-    P50(&'static str),
-    /// The latency of a phase that one of a hundred exceeds, microseconds.
-    P99(&'static str),
-    /// Resident bytes of a connection.
-    BytesPerConnection,
-    /// Percent of one core that all nodes use together.
-    IdlePercent,
-}
-
-impl Measure {
-    /// For people, with its unit.
-    #[must_use]
-    pub fn name(self) -> String {
-        match self {
-            Self::CpuPerMillion(phase) => format!("CPU s per million ({phase})"),
-            Self::PerSecond(phase) => format!("per second ({phase})"),
-            Self::Seconds(phase) => format!("seconds ({phase})"),
-            Self::P50(phase) => format!("p50 latency us ({phase})"),
-            Self::P99(phase) => format!("p99 latency us ({phase})"),
-            Self::BytesPerConnection => "bytes a connection".to_owned(),
-            Self::IdlePercent => "% of a core".to_owned(),
-        }
-    }
-
-    /// Whether more is better.
-    #[must_use]
-    pub fn more_is_better(self) -> bool {
-        matches!(self, Self::PerSecond(_))
-    }
-
-    /// The figure of a report, if it has it.
-    #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-    pub fn of(self, report: &Report) -> Option<f64> {
-        match self {
-            Self::CpuPerMillion(phase) => report.phase(phase)?.cpu_seconds_per_million,
-            Self::PerSecond(phase) => Some(report.phase(phase)?.per_second),
-            Self::Seconds(phase) => Some(report.phase(phase)?.seconds),
-            Self::P50(phase) => Some(report.phase(phase)?.latency?.p50 as f64),
-            Self::P99(phase) => Some(report.phase(phase)?.latency?.p99 as f64),
-            Self::BytesPerConnection => report.bytes_per_connection.map(|bytes| bytes as f64),
-            Self::IdlePercent => None,
-        }
-    }
 }
 
 const DELIVERED: &[Measure] = &[Measure::CpuPerMillion("deliver"), Measure::PerSecond("deliver")];
@@ -181,78 +110,13 @@ impl Scenario {
     }
 }
 
-#[derive(Debug, Parser)]
-struct Line {
-    #[command(flatten)]
-    arguments: Arguments,
-}
-
-/// The load of a command line on a broker; `tiny`: only to see that it works.
-///
-/// # Errors
-/// When it is no command line of `zwerm bench`.
-pub fn load(line: &str, endpoints: &[SocketAddr], pids: &[u32], tiny: bool) -> Result<Arguments> {
-    let parsed = Line::try_parse_from(["bench"].into_iter().chain(line.split(' ')))
-        .with_context(|| format!("zwerm bench {line}"))?;
-    let mut arguments = parsed.arguments;
-    if tiny {
-        shrink(&mut arguments.scenario);
-    }
-    let common = &mut arguments.common;
-    let name = |index: usize| endpoints[index % endpoints.len()].to_string();
-    common.publish_to = vec![name(0)];
-    common.subscribe_to = vec![name(1)];
-    common.broker_pid = pids.to_vec();
-    common.quiet = true;
-    Ok(arguments)
-}
-
-fn shrink(load: &mut Load) {
-    let traffic = match load {
-        Load::PubSub(load) => {
-            load.pairs = load.pairs.min(3);
-            &mut load.traffic
-        }
-        Load::FanOut(load) => {
-            load.subscribers = load.subscribers.min(10);
-            &mut load.traffic
-        }
-        Load::FanIn(load) => {
-            load.publishers = load.publishers.min(10);
-            &mut load.traffic
-        }
-        Load::Shared(load) => {
-            (load.publishers, load.subscribers) = (load.publishers.min(3), load.subscribers.min(3));
-            &mut load.traffic
-        }
-        Load::Connect(load) => {
-            load.connections = load.connections.min(50);
-            return;
-        }
-        Load::Retained(load) => {
-            load.topics = load.topics.min(100);
-            return;
-        }
-        Load::Durable(load) => {
-            load.messages = load.messages.min(50);
-            return;
-        }
-        Load::Churn(load) => {
-            load.messages = Some(3);
-            return;
-        }
-    };
-    if traffic.rate > 0.0 {
-        traffic.rate = traffic.rate.min(500.0);
-    }
-    traffic.messages = Some(100);
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::net::SocketAddr;
 
     use super::*;
+    use crate::work::load;
 
     #[test]
     fn every_scenario_can_be_run_and_has_a_name_of_its_own() {

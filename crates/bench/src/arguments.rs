@@ -37,7 +37,9 @@ pub struct Arguments {
 #[derive(Debug, Clone, Subcommand)]
 pub enum Scenario {
     /// Pairs: each publisher is heard by a subscriber of its own
-    #[command(after_help = "Examples:\n  zwerm bench pub-sub --pairs 50 -q 2 -s 256 --messages 10000")]
+    #[command(after_help = "Examples:\n  zwerm bench pub-sub --pairs 50 -q 2 -s 256 --messages 10000\n  \
+                            zwerm bench pub-sub --pairs 10 --idle-connections 15000\n  \
+                            zwerm bench pub-sub --pairs 10 --idle-filters 1000000")]
     PubSub(PubSub),
     /// Few publishers, each heard by all of many subscribers
     #[command(after_help = "Examples:\n  zwerm bench fan-out --subscribers 1000 --messages 1000")]
@@ -195,6 +197,13 @@ pub struct Traffic {
     /// How long to publish before it is measured (what is published then is verified, too) [default: 1; with --messages 0]
     #[arg(short, long, value_name = "SECONDS")]
     pub warm_up: Option<f64>,
+    /// Connections beside the load that do nothing; opened before it, and measured as the phase `idle`
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub idle_connections: u32,
+    /// Filters beside the load that nobody publishes to, held by ten connections; subscribed to before it with its QoS,
+    /// 500 at a time, and measured as the phase `filters`
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u32).range(..=99_999_999))]
+    pub idle_filters: u32,
 }
 
 impl Traffic {

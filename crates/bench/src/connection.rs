@@ -10,7 +10,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::BytesMut;
 use mqttbytes::QoS;
-use mqttbytes::v4::{Connect, ConnectReturnCode, Login, Packet, Subscribe, SubscribeReasonCode};
+use mqttbytes::v4::{
+    Connect, ConnectReturnCode, Login, Packet, Subscribe, SubscribeFilter, SubscribeReasonCode,
+};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -131,12 +133,31 @@ impl Connection {
     /// When it is refused.
     pub(crate) async fn subscribe(&mut self, filter: &str, qos: QoS) -> Result<()> {
         self.queue_subscribe(filter, qos)?;
-        let answering = async {
+        self.suback().await.with_context(|| format!("subscribing to {filter}"))
+    }
+
+    /// The same for several filters in one packet.
+    ///
+    /// # Errors
+    /// When one is refused, or they do not fit into a packet.
+    pub(crate) async fn subscribe_all(
+        &mut self,
+        filters: impl Iterator<Item = String>,
+        qos: QoS,
+    ) -> Result<()> {
+        let mut subscribe = Subscribe::new_many(filters.map(|filter| SubscribeFilter::new(filter, qos)));
+        subscribe.pkid = 1;
+        self.queue(&Packet::Subscribe(subscribe))?;
+        self.suback().await.context("subscribing to many filters")
+    }
+
+    async fn suback(&mut self) -> Result<()> {
+        within(async {
             self.flush().await?;
             let answer = self.answer().await?;
             granted(&answer)
-        };
-        within(answering).await.with_context(|| format!("subscribing to {filter}"))
+        })
+        .await
     }
 
     /// Appends a SUBSCRIBE with packet identifier 1.

@@ -33,6 +33,8 @@ pub struct Report {
 pub struct Messages {
     /// With which quality of service they were published and subscribed to.
     pub qos: u8,
+    /// Bytes of each payload.
+    pub size: u32,
     /// Messages sent.
     pub published: u64,
     /// Deliveries that they should have led to.
@@ -66,6 +68,8 @@ pub struct Phase {
     pub cpu_seconds: Option<f64>,
     /// The same for a million of what was counted.
     pub cpu_seconds_per_million: Option<f64>,
+    /// Resident memory of the brokers, all together, that each of what was counted takes, in bytes.
+    pub bytes_each: Option<u64>,
     /// How long each took.
     pub latency: Option<Latency>,
 }
@@ -134,8 +138,15 @@ impl Phase {
             per_second: if seconds > 0.0 { count as f64 / seconds } else { 0.0 },
             cpu_seconds,
             cpu_seconds_per_million: cpu_seconds.filter(|_| count > 0).map(|cpu| cpu * 1e6 / count as f64),
+            bytes_each: None,
             latency: Latency::of(latency),
         }
+    }
+
+    /// The same with the memory that it took: resident before, and after.
+    pub(crate) fn with_memory(self, before: Option<u64>, after: Option<u64>) -> Self {
+        let grown = before.zip(after).map(|(before, after)| after.saturating_sub(before));
+        Self { bytes_each: grown.and_then(|bytes| bytes.checked_div(self.count)), ..self }
     }
 }
 
@@ -172,6 +183,9 @@ impl fmt::Display for Report {
             )?;
             if let (Some(cpu), Some(each)) = (phase.cpu_seconds, phase.cpu_seconds_per_million) {
                 write!(f, "; broker cpu {cpu:.2} s, {each:.3} s per million")?;
+            }
+            if let Some(bytes) = phase.bytes_each {
+                write!(f, ", {bytes} bytes each")?;
             }
             writeln!(f)?;
             if let Some(latency) = phase.latency {
@@ -250,10 +264,14 @@ mod tests {
         assert!((phase.per_second - 500.0).abs() < 1e-9);
         assert!((phase.cpu_seconds_per_million.unwrap() - 500.0).abs() < 1e-9);
         assert_eq!(phase.latency.unwrap().p50, 7);
+        let phase = phase.with_memory(Some(5_000), Some(12_000));
+        assert_eq!(phase.bytes_each, Some(7));
         let mut report = report(Messages { lost: 1, ..Messages::default() }, true);
         report.phases.push(phase);
         let text = report.to_string();
-        for part in ["1000 deliveries in 2.00 s: 500/s", "500.000 s per million", "p99 7", "lost 1"] {
+        for part in
+            ["1000 deliveries in 2.00 s: 500/s", "500.000 s per million, 7 bytes each", "p99 7", "lost 1"]
+        {
             assert!(text.contains(part), "{part} in {text}");
         }
     }
@@ -263,6 +281,8 @@ mod tests {
         let latency = Histogram::new_with_bounds(1, 1_000, 3).unwrap();
         let phase = Phase::new(("deliver", "deliveries"), 0, Duration::ZERO, Some(Duration::ZERO), &latency);
         assert!(phase.latency.is_none() && phase.cpu_seconds_per_million.is_none());
+        assert!(phase.with_memory(Some(0), Some(7)).bytes_each.is_none());
+        let phase = Phase::new(("deliver", "deliveries"), 0, Duration::ZERO, None, &latency);
         assert!(phase.per_second.abs() < 1e-9);
     }
 }

@@ -18,6 +18,9 @@ use crate::report::{Phase, Report};
 use crate::stamp::Stamp;
 use crate::tally::Tally;
 
+/// Bytes of the message that each sends to itself.
+const SIZE: u32 = Stamp::LENGTH as u32;
+
 /// Lets them come and go.
 ///
 /// # Errors
@@ -56,7 +59,7 @@ pub(super) async fn measure(arguments: &Churn, common: &Common) -> Result<Report
             "{clients} clients with {} sessions, QoS {qos}",
             if durable { "durable" } else { "transient" }
         ),
-        messages: Some(messages(qos, board.published(), board.expected(), &tallies, |publisher| {
+        messages: Some(messages((qos, SIZE), board.published(), board.expected(), &tallies, |publisher| {
             board.sent_by(publisher)
         })),
         phases: vec![Phase::new(("visit", "visits"), board.published(), time, cpu, &board.latency())],
@@ -92,7 +95,7 @@ impl Visitor {
     async fn come_and_go(self) -> Result<Tally> {
         let mut tally = Tally::new(self.number, 1);
         let topic = self.run.topic(self.number);
-        let template = Template::new(&topic, quality(self.qos), false, Stamp::LENGTH)?;
+        let template = Template::new(&topic, quality(self.qos), false, SIZE as usize)?;
         let client = Client { durable: self.durable, ..self.run.client("c", self.number) };
         let stages = self.board.stages();
         let mut sequence = 0;

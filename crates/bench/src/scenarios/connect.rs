@@ -17,7 +17,7 @@ use crate::report::{Phase, Report};
 use crate::stamp::Stamp;
 
 /// Connections that are opened and closed before, so that what a broker allocates once is not counted.
-const WARM_UP: u32 = 10;
+pub(super) const WARM_UP: u32 = 10;
 
 /// Bytes of the message that each gets with `--receive`.
 const SIZE: usize = 256;
@@ -48,11 +48,7 @@ pub(super) async fn measure(arguments: &Connect, common: &Common) -> Result<Repo
     let mut latency = histogram()?;
     opened.iter().for_each(|(_, micros)| latency.saturating_record(*micros));
     let brokers = run.brokers()?;
-    in_parallel(connections, at_once, |_| {
-        let last = opened.pop();
-        async move { if let Some((connection, _)) = last { connection.close().await } else { Ok(()) } }
-    })
-    .await?;
+    close(opened.into_iter().map(|(connection, _)| connection).collect(), at_once).await?;
     Ok(Report {
         scenario: "connect",
         load: format!(
@@ -74,7 +70,7 @@ pub(super) async fn measure(arguments: &Connect, common: &Common) -> Result<Repo
 }
 
 /// Opens connections; each with the microseconds it took.
-async fn open(
+pub(super) async fn open(
     run: &Run,
     kind: &str,
     count: u32,
@@ -97,6 +93,17 @@ async fn open(
         }
     })
     .await
+}
+
+/// Closes connections, the last first.
+pub(super) async fn close(mut connections: Vec<Connection>, at_once: u32) -> Result<()> {
+    let count = u32::try_from(connections.len())?;
+    in_parallel(count, at_once, |_| {
+        let last = connections.pop();
+        async move { if let Some(connection) = last { connection.close().await } else { Ok(()) } }
+    })
+    .await?;
+    Ok(())
 }
 
 /// Publishes a message to each connection and waits for it.

@@ -34,6 +34,7 @@ pub(super) async fn measure(arguments: &Durable, common: &Common) -> Result<Repo
         resume(&run, sessions, publishers, &mut crew).await?;
         board.measure();
     }
+    let resident = if online { None } else { run.settled().await? };
     let (cpu, began) = (run.cpu()?, board.now());
     publish(&run, arguments, &board, &mut crew).await?;
     crew.published().await?;
@@ -47,7 +48,8 @@ pub(super) async fn measure(arguments: &Durable, common: &Common) -> Result<Repo
         phases.push(Phase::new(("deliver", "deliveries"), board.received(), delivering, cpu, &latency));
     } else {
         let queue_cpu = run.cpu_since(cpu)?;
-        phases.push(Phase::new(("queue", "messages"), board.published(), publishing, queue_cpu, &none));
+        let queue = Phase::new(("queue", "messages"), board.published(), publishing, queue_cpu, &none);
+        phases.push(queue.with_memory(resident, run.settled().await?));
         let (cpu, began) = (run.cpu()?, board.now());
         resume(&run, sessions, publishers, &mut crew).await?;
         crew.drained(patience).await?;
@@ -63,7 +65,7 @@ pub(super) async fn measure(arguments: &Durable, common: &Common) -> Result<Repo
             "{publishers} publishers of {each} messages, {sessions} sessions {}, QoS {qos}, {size} B, {inflight} under way each",
             if online { "online" } else { "away" }
         ),
-        messages: Some(messages(qos, board.published(), board.expected(), &tallies, |publisher| {
+        messages: Some(messages((qos, size), board.published(), board.expected(), &tallies, |publisher| {
             board.sent_by(publisher)
         })),
         phases,

@@ -2,14 +2,16 @@
 //!
 //! They differ in who hears whom. Start at [`Flow::measure`].
 
+use std::mem;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 
 use super::crew::Crew;
+use super::idle::Idle;
 use super::{AT_ONCE, Run, in_parallel, messages};
 use crate::arguments::{Common, FanIn, FanOut, PubSub, Shared, Traffic};
-use crate::board::{Board, Stage};
+use crate::board::{Board, Stage, histogram};
 use crate::connection::Connection;
 use crate::pace::Pace;
 use crate::packet::Template;
@@ -69,6 +71,7 @@ impl Flow<'_> {
         let (warm_up, time) = (self.traffic.warm_up()?, self.traffic.time()?);
         let window = self.traffic.window(if self.hearing == Hearing::Own { 1 } else { self.publishers })?;
         let run = Run::prepare(self.common).await?;
+        let mut idle = Idle::open(&run, self.traffic).await?;
         let board = Arc::new(Board::new(self.publishers, self.copies())?);
         let mut crew = Crew::new(&board, run.quiet);
         self.start(&run, &board, &mut crew, window).await?;
@@ -91,24 +94,26 @@ impl Flow<'_> {
         let delivering = board.last_received().saturating_sub(from);
         let latency = board.latency();
         let tallies = self.together(crew.end().await?);
-        let none = crate::board::histogram()?;
+        let brokers = run.brokers()?;
+        let mut phases = mem::take(&mut idle.phases);
+        idle.close().await?;
+        let none = histogram()?;
         let sent = board.published() - published;
         let came = board.received() - received;
+        phases.push(Phase::new(("publish", "messages"), sent, publishing, None, &none));
+        phases.push(Phase::new(("deliver", "deliveries"), came, delivering, cpu, &latency));
         Ok(Report {
             scenario: self.name,
             load: self.load(window),
             messages: Some(messages(
-                self.traffic.qos,
+                (self.traffic.qos, self.traffic.size),
                 board.published(),
                 board.expected(),
                 &tallies,
                 |publisher| board.sent_by(publisher),
             )),
-            phases: vec![
-                Phase::new(("publish", "messages"), sent, publishing, None, &none),
-                Phase::new(("deliver", "deliveries"), came, delivering, cpu, &latency),
-            ],
-            brokers: run.brokers()?,
+            phases,
+            brokers,
             bytes_per_connection: None,
             ordered: self.hearing != Hearing::Shared,
         })
@@ -175,11 +180,17 @@ impl Flow<'_> {
     }
 
     fn load(&self, window: u64) -> String {
-        let Traffic { qos, size, rate, .. } = *self.traffic;
+        let Traffic { qos, size, rate, idle_connections, idle_filters, .. } = *self.traffic;
+        let idle = match (idle_connections, idle_filters) {
+            (0, 0) => String::new(),
+            (connections, filters) => {
+                format!(", beside {connections} idle connections and {filters} idle filters")
+            }
+        };
         let under_way = if window == 0 { "any number".to_owned() } else { window.to_string() };
         let rate = if rate > 0.0 { format!("{rate} a second") } else { "as many as possible".to_owned() };
         format!(
-            "{} publishers, {} subscribers, QoS {qos}, {size} B, {under_way} under way each, {rate}",
+            "{} publishers, {} subscribers, QoS {qos}, {size} B, {under_way} under way each, {rate}{idle}",
             self.publishers, self.subscribers
         )
     }

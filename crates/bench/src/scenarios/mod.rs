@@ -1,13 +1,14 @@
 //! The kinds of load, and what they have in common: where clients connect, what the brokers cost.
 //!
-//! `flow` is publishers and subscribers that are all there (pub-sub, fan-out, fan-in, shared), the other files are
-//! a subcommand each. `crew` runs the tasks. Start at [`measure`].
+//! `flow` is publishers and subscribers that are all there (pub-sub, fan-out, fan-in, shared), `idle` what is there
+//! beside them; the other files are a subcommand each. `crew` runs the tasks. Start at [`measure`].
 
 mod churn;
 mod connect;
 mod crew;
 mod durable;
 mod flow;
+mod idle;
 mod progress;
 mod retained;
 
@@ -17,6 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use crate::arguments::{Common, Places, Scenario};
 use crate::connection::Client;
@@ -28,6 +30,9 @@ use crate::tally::Tally;
 
 /// Connections that are opened at a time where that is not what is measured.
 const AT_ONCE: u32 = 32;
+
+/// After which memory is looked at that something took: allocators keep for a moment what they were given back.
+const SETTLED_AFTER: Duration = Duration::from_millis(500);
 
 /// Runs a scenario.
 ///
@@ -119,6 +124,12 @@ impl Run {
         sum.context("the broker ended").map(Some)
     }
 
+    /// Resident memory of the brokers as it stays; `None` when they are not known.
+    async fn settled(&self) -> Result<Option<u64>> {
+        sleep(SETTLED_AFTER).await;
+        self.resident()
+    }
+
     /// What the brokers cost until now.
     fn brokers(&self) -> Result<Vec<Broker>> {
         let look = |watched: &Watched| {
@@ -144,7 +155,7 @@ fn unique_name() -> String {
 
 /// Counts of subscribers that each get everything.
 fn messages(
-    qos: u8,
+    (qos, size): (u8, u32),
     published: u64,
     expected: u64,
     tallies: &[Tally],
@@ -153,6 +164,7 @@ fn messages(
     let sum = |what: fn(&Tally) -> u64| tallies.iter().map(what).sum();
     Messages {
         qos,
+        size,
         published,
         expected,
         delivered: sum(|tally| tally.received),

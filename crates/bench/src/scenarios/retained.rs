@@ -48,8 +48,9 @@ pub(super) async fn measure(arguments: &Retained, common: &Common) -> Result<Rep
     let came = board.received();
     let tallies = crew.end().await?;
 
-    let messages =
-        messages(qos, board.published(), board.expected(), &tallies, |publisher| board.sent_by(publisher));
+    let messages = messages((qos, size), board.published(), board.expected(), &tallies, |publisher| {
+        board.sent_by(publisher)
+    });
     let brokers = run.brokers()?;
     if !keep {
         let clearing = Arc::new(Board::new(publishers, subscribers)?);

@@ -114,7 +114,7 @@ impl Broker {
     ///
     /// # Errors
     /// When the folder cannot be written.
-    pub(super) fn configure(self, dir: &Path, ports: &[Ports], index: usize) -> Result<Vec<String>> {
+    pub(crate) fn configure(self, dir: &Path, ports: &[Ports], index: usize) -> Result<Vec<String>> {
         let file = |name: &str, text: String| -> Result<String> {
             let path = dir.join(name);
             fs::write(&path, text)?;

@@ -16,18 +16,18 @@ use zwerm_tests::{
     Client, Cluster, DEADLINE, Options, PortBlock, QoS, Signal, Turn, Version, send_signal, until,
 };
 
-use super::broker::{Broker, Ports};
+use crate::broker::{Broker, Ports};
 
 /// Longest life of a broker after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// A running broker. Dropping it kills its processes.
 #[derive(Debug)]
-pub(super) struct Started {
+pub(crate) struct Started {
     /// Where clients connect, node by node.
-    pub(super) endpoints: Vec<SocketAddr>,
+    pub(crate) endpoints: Vec<SocketAddr>,
     /// Its processes, node by node.
-    pub(super) pids: Vec<u32>,
+    pub(crate) pids: Vec<u32>,
     running: Running,
 }
 
@@ -38,13 +38,14 @@ enum Running {
 }
 
 impl Started {
-    /// Starts so many nodes and waits until a client can subscribe at each.
+    /// Starts so many nodes and waits until a client can subscribe at each. `settings`: for zwerm, besides those that all
+    /// measurements have.
     ///
     /// # Errors
     /// When the broker does not get ready; its log is part of the error.
-    pub(super) async fn start(broker: Broker, nodes: u16) -> Result<Self> {
+    pub(crate) async fn start(broker: Broker, nodes: u16, settings: &[&str]) -> Result<Self> {
         if broker == Broker::Zwerm {
-            return Self::zwerm(nodes).await;
+            return Self::zwerm(nodes, settings).await;
         }
         let turn = Turn::wait().await?;
         let (block, dir) = (PortBlock::reserve()?, TempDir::with_prefix("zwerm-compare-")?);
@@ -70,9 +71,9 @@ impl Started {
         Ok(Self { endpoints, pids, running: Running::Other { children, dir, _ports: block, _turn: turn } })
     }
 
-    async fn zwerm(nodes: u16) -> Result<Self> {
+    async fn zwerm(nodes: u16, settings: &[&str]) -> Result<Self> {
         let unbounded = ["mqtt.session_queue_messages=0", "mqtt.session_queue_bytes=0"];
-        let cluster = Cluster::start_with(nodes, &unbounded).await?;
+        let cluster = Cluster::start_with(nodes, &[&unbounded, settings].concat()).await?;
         let endpoints = cluster.nodes().iter().map(zwerm_tests::Node::mqtt).collect();
         let pids = cluster.nodes().iter().filter_map(zwerm_tests::Node::pid).collect();
         Ok(Self { endpoints, pids, running: Running::Zwerm(Box::new(cluster)) })
@@ -82,7 +83,7 @@ impl Started {
     ///
     /// # Errors
     /// When a process cannot be ended.
-    pub(super) async fn stop(self) -> Result<()> {
+    pub(crate) async fn stop(self) -> Result<()> {
         match self.running {
             Running::Zwerm(cluster) => cluster.finish().await,
             Running::Other { children, dir, .. } => {
