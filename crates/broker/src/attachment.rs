@@ -52,6 +52,8 @@ pub struct Detach {
     pub session_expiry: Option<u32>,
 }
 
+type Deliveries = Vec<Delivery>;
+
 /// What a connection owns in the broker and the cluster. Dropped unreleased (its task was aborted or
 /// panicked), it is released in the background, with the will.
 #[derive(Debug)]
@@ -65,7 +67,7 @@ struct Ownership {
     /// The highest position of the durable queue that was taken for the client.
     sent: u64,
     /// Messages of shared subscriptions that the client did not acknowledge. Boxed: they are here at the end only.
-    unacknowledged: Option<Box<Vec<Delivery>>>,
+    unacknowledged: Option<Box<Deliveries>>,
     /// The session ends with the connection.
     is_transient: bool,
     released: bool,

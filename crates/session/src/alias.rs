@@ -20,11 +20,14 @@ pub enum AliasUse {
     Known(NonZeroU16),
 }
 
+type Topics = BTreeMap<NonZeroU16, TopicName>;
+type Aliases = BTreeMap<TopicName, NonZeroU16>;
+
 /// What the client's aliases stand for.
 #[derive(Debug, Default)]
 pub(crate) struct InboundAliases {
     /// Boxed: few clients use any.
-    topics: Option<Box<BTreeMap<NonZeroU16, TopicName>>>,
+    topics: Option<Box<Topics>>,
 }
 
 impl InboundAliases {
@@ -63,7 +66,7 @@ fn detached(topic: &TopicName) -> TopicName {
 #[derive(Debug, Default)]
 pub(crate) struct OutboundAliases {
     /// Boxed: few clients take any.
-    aliases: Option<Box<BTreeMap<TopicName, NonZeroU16>>>,
+    aliases: Option<Box<Aliases>>,
     maximum: u16,
 }
 
