@@ -13,9 +13,10 @@ use anyhow::{Context, Result, bail};
 /// must find its port free.
 const FIRST: u16 = 20_000;
 const LAST: u16 = 30_000;
-const SIZE: u16 = 20;
+/// For six nodes with listeners for all transports, of six ports each.
+const SIZE: u16 = 40;
 
-/// Twenty ports on loopback, reserved while this lives.
+/// Forty ports on loopback, reserved while this lives.
 #[derive(Debug)]
 pub struct PortBlock {
     first: u16,

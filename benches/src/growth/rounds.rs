@@ -58,7 +58,7 @@ pub async fn run(plan: &Plan, mut each: impl FnMut(&str, &str, &Report)) -> Resu
                     let measures: Vec<Measure> = load.figures.iter().map(|figure| figure.measure).collect();
                     let task = Task {
                         broker: Broker::Zwerm,
-                        nodes: if plan.tiny { point.nodes.min(3) } else { point.nodes },
+                        nodes: point.nodes,
                         settings: series.settings,
                         work: load.work(line.as_deref()),
                         measures: &measures,

@@ -215,7 +215,7 @@ pub const SERIES: &[Series] = &[
                 figures: &[figure(
                     "% of a core, all nodes, idle",
                     Measure::IdlePercent,
-                    "grows with replicas (17, 51, 53), not with nodes squared",
+                    "with replicas (17, 51, 53) and something for each node, not with nodes squared",
                 )],
             },
         ],
