@@ -7,6 +7,7 @@
 //! Why that is enough is in `lease.rs`. Start at [`oversee`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -52,27 +53,52 @@ struct Leading {
 /// What the leader knows of the other nodes. Empty while this node does not lead.
 #[derive(Debug)]
 pub(crate) struct Overseer {
-    seen: Mutex<BTreeMap<NodeId, Seen>>,
+    seen: Mutex<SeenNodes>,
     leading: Mutex<Option<Leading>>,
-    changed: watch::Sender<u64>,
+    /// Changes when what every node has applied has risen: with each heartbeat would be as often as there are nodes,
+    /// for all who wait.
+    risen: watch::Sender<u64>,
+}
+
+type SeenNodes = BTreeMap<NodeId, Seen>;
+
+/// Every node that is up has applied the control group up to here; 0 while one of them was not heard.
+fn everywhere(seen: &SeenNodes, control: &Control) -> u64 {
+    let applied = |node: &Node| {
+        let heard = seen.get(&node.id).filter(|seen| seen.incarnation == node.incarnation);
+        heard.map_or(0, |seen| seen.applied)
+    };
+    control.nodes().filter(|node| node.up).map(applied).min().unwrap_or_default()
 }
 
 impl Overseer {
     pub(crate) fn new() -> Self {
-        Self { seen: Mutex::default(), leading: Mutex::default(), changed: watch::Sender::new(0) }
+        Self { seen: Mutex::default(), leading: Mutex::default(), risen: watch::Sender::new(0) }
     }
 
-    /// Notes a heartbeat; false if the incarnation is being declared down.
-    fn note(&self, node: NodeId, incarnation: u64, applied: u64) -> bool {
-        {
+    /// Notes a heartbeat; what every node has applied then. `None`: the incarnation is being declared down.
+    fn note(
+        &self,
+        control: impl Fn() -> Arc<Control>,
+        (node, incarnation): (NodeId, u64),
+        applied: u64,
+    ) -> Option<u64> {
+        let (before, after) = {
             let mut seen = self.seen.lock();
             if seen.get(&node).is_some_and(|seen| seen.given_up && seen.incarnation == incarnation) {
-                return false;
+                return None;
             }
+            // Read under the lock, by which those who wait have read theirs: of two that see different states, one
+            // is woken by the later state.
+            let control = control();
+            let before = everywhere(&seen, &control);
             seen.insert(node, Seen { incarnation, applied, at: Instant::now(), given_up: false });
+            (before, everywhere(&seen, &control))
+        };
+        if after > before {
+            self.risen.send_modify(|version| *version += 1);
         }
-        self.changed.send_modify(|version| *version += 1);
-        true
+        Some(after)
     }
 
     /// How long a lease may last that is granted now, counted from its heartbeat: no longer than `ttl` after a
@@ -240,12 +266,10 @@ impl Shared {
                 return None;
             }
         }
-        if !self.overseer.note(id, incarnation, beat.applied) {
-            return None;
-        }
+        let everywhere = self.overseer.note(|| self.control.state(), (id, incarnation), beat.applied)?;
         let ttl = self.overseer.may_grant(self.config.lease.ttl)?;
         let ttl_ms = u32::try_from(ttl.as_millis()).unwrap_or(u32::MAX);
-        Some(Grant { sequence: beat.sequence, ttl_ms, everywhere: self.applied_everywhere() })
+        Some(Grant { sequence: beat.sequence, ttl_ms, everywhere })
     }
 
     /// Waits until every node that is up has applied `index` of the control group. False: not the leader
@@ -256,7 +280,7 @@ impl Shared {
         if zwerm_sabotage::is_broken(zwerm_sabotage::Rule::RouteBarrier) {
             return group.is_leader();
         }
-        let mut heard = self.overseer.changed.subscribe();
+        let mut risen = self.overseer.risen.subscribe();
         let mut applied = self.control.applied();
         loop {
             if !group.is_leader() {
@@ -266,7 +290,7 @@ impl Shared {
                 return true;
             }
             tokio::select! {
-                changed = heard.changed() => if changed.is_err() { return false },
+                changed = risen.changed() => if changed.is_err() { return false },
                 changed = applied.changed() => if changed.is_err() { return false },
                 // Leadership may end without either.
                 () = tokio::time::sleep(self.config.lease.ttl) => {}
@@ -274,14 +298,9 @@ impl Shared {
         }
     }
 
-    /// Every node that is up has applied the control group up to here; 0 while one of them was not heard.
     fn applied_everywhere(&self) -> u64 {
         let seen = self.overseer.seen.lock();
-        let applied = |node: &Node| {
-            let heard = seen.get(&node.id).filter(|seen| seen.incarnation == node.incarnation);
-            heard.map_or(0, |seen| seen.applied)
-        };
-        self.control.state().nodes().filter(|node| node.up).map(applied).min().unwrap_or_default()
+        everywhere(&seen, &self.control.state())
     }
 }
 
@@ -299,10 +318,14 @@ mod tests {
 
     /// The control group's state with node 1 up in incarnation 1.
     fn control() -> Control {
-        let node = Node { id: 1, incarnation: 1, up: true, ..Node::default() };
-        let placement = place(&[1], 1, 3, &[]);
-        let form =
-            Form { cluster_id: "c".into(), nodes: vec![node], shards: 1, placement, ..Form::default() };
+        control_of(&[1])
+    }
+
+    fn control_of(ids: &[NodeId]) -> Control {
+        let node =
+            |id: &NodeId| Node { id: *id, incarnation: 1, name: id.to_string(), up: true, ..Node::default() };
+        let (nodes, placement) = (ids.iter().map(node).collect(), place(ids, 1, 3, &[]));
+        let form = Form { cluster_id: "c".into(), nodes, shards: 1, placement, ..Form::default() };
         let mut control = Control::new();
         control.apply(&ControlCommand { at_ms: 1, ..ControlCommand::from(Command::Form(form)) });
         control
@@ -310,7 +333,26 @@ mod tests {
 
     /// When the lease ends that a leader grants for a heartbeat sent at `sent` and heard now.
     fn grant(leader: &Overseer, sent: Instant) -> Option<Instant> {
-        leader.note(1, 1, 0).then(|| leader.may_grant(LEASE.ttl)).flatten().map(|ttl| sent + ttl)
+        leader.note(|| Arc::new(control()), (1, 1), 0)?;
+        leader.may_grant(LEASE.ttl).map(|ttl| sent + ttl)
+    }
+
+    #[test]
+    fn who_waits_is_woken_when_the_slowest_node_has_applied_more_and_not_by_every_heartbeat() {
+        let (overseer, control) = (Overseer::new(), Arc::new(control_of(&[1, 2, 3])));
+        let mut risen = overseer.risen.subscribe();
+        let mut note = |node, applied| {
+            let everywhere = overseer.note(|| Arc::clone(&control), (node, 1), applied);
+            let woken = risen.has_changed().unwrap();
+            risen.mark_unchanged();
+            (everywhere.unwrap(), woken)
+        };
+        assert_eq!(note(1, 7), (0, false), "two were not heard");
+        assert_eq!(note(2, 9), (0, false));
+        assert_eq!(note(3, 8), (7, true));
+        assert_eq!(note(2, 12), (7, false));
+        assert_eq!(note(1, 10), (8, true));
+        assert_eq!(note(1, 10), (8, false), "only its lease is renewed");
     }
 
     #[test]
@@ -389,7 +431,7 @@ mod tests {
         let control = control();
         let leader = Overseer::new();
         leader.confirm(1, Instant::now());
-        leader.note(1, 1, 7);
+        leader.note(|| Arc::new(self::control()), (1, 1), 7);
         tokio::time::advance(LEASE.ttl).await;
         // Another node led in between and may have granted leases just now.
         let since = leader.confirm(3, Instant::now());
