@@ -30,6 +30,9 @@ struct Arguments {
     /// Brokers beside zwerm; repeat it for more [default: all that are installed]
     #[arg(long, value_enum)]
     broker: Vec<Broker>,
+    /// Measure this broker with several nodes only, to save time; repeat it for more
+    #[arg(long, value_enum, value_name = "BROKER")]
+    in_clusters: Vec<Broker>,
     #[command(flatten)]
     options: Options,
 }
@@ -66,5 +69,5 @@ fn plan(arguments: &Arguments) -> Result<Plan> {
     let scenarios = Plan::select(&options.only);
     ensure!(!scenarios.is_empty(), "no scenario has a name with {}", options.only.join(" or "));
     let rounds = if options.quick { 1 } else { usize::from(arguments.rounds) };
-    Ok(Plan { brokers, scenarios, rounds, tiny: options.quick })
+    Ok(Plan { brokers, in_clusters: arguments.in_clusters.clone(), scenarios, rounds, tiny: options.quick })
 }

@@ -16,6 +16,8 @@ use crate::work::Task;
 pub struct Plan {
     /// Brokers that are installed, zwerm first.
     pub brokers: Vec<Broker>,
+    /// Those that are measured with several nodes only.
+    pub in_clusters: Vec<Broker>,
     /// Which of [`SCENARIOS`].
     pub scenarios: Vec<&'static Scenario>,
     /// How often each is measured.
@@ -25,6 +27,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether a broker is measured in a scenario: it can do it, and is to.
+    fn has(&self, scenario: &Scenario, broker: Broker) -> bool {
+        scenario.is_beyond(broker).is_none() && (scenario.nodes > 1 || !self.in_clusters.contains(&broker))
+    }
+
     /// The scenarios whose names contain one of `words`; all without any.
     #[must_use]
     pub fn select(words: &[String]) -> Vec<&'static Scenario> {
@@ -45,7 +52,7 @@ pub async fn run(plan: &Plan, mut each: impl FnMut(&str, Broker, &Report) -> Res
         for (row, scenario) in plan.scenarios.iter().enumerate() {
             for turn in 0..plan.brokers.len() {
                 let broker = plan.brokers[(turn + round) % plan.brokers.len()];
-                if scenario.is_beyond(broker).is_some() {
+                if !plan.has(scenario, broker) {
                     continue;
                 }
                 let Scenario { name, nodes, work, measures, .. } = **scenario;

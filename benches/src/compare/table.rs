@@ -111,7 +111,7 @@ mod tests {
     fn results() -> Results {
         let scenarios = Plan::select(&["1 to 1, QoS 0".to_owned()]);
         let brokers = vec![Broker::Zwerm, Broker::Mosquitto, Broker::Rumqttd];
-        Results::new(&Plan { brokers, scenarios, rounds: 3, tiny: false })
+        Results::new(&Plan { brokers, in_clusters: Vec::new(), scenarios, rounds: 3, tiny: false })
     }
 
     #[test]
