@@ -1,7 +1,8 @@
 //! Subscriptions by filter, and the lookup of a topic in them (MQTT 5.0 section 4.7).
 //!
 //! Knows no topic values and no nodes of a cluster. Each level of a filter is a trie node, down to a bounded
-//! depth (`levels.rs`); nodes are shared between clones and copied when changed.
+//! depth (`levels.rs`), but where there is only one filter below a level, that is a leaf with the rest of its text: most
+//! filters are alone from some level on. Nodes are shared between clones and copied when changed.
 //! Start at [`FilterTrie::insert`] and [`FilterTrie::matches`].
 
 use std::fmt;
@@ -25,7 +26,7 @@ pub struct FilterTrie<K: Ord + Clone, V: Clone> {
 #[derive(Clone)]
 struct Node<K, V> {
     /// The next level by name.
-    children: SmallMap<Arc<str>, Arc<Node<K, V>>>,
+    children: SmallMap<Arc<str>, Child<K, V>>,
     /// The next level is `+`.
     single: Option<Arc<Node<K, V>>>,
     /// Filters that end here.
@@ -34,6 +35,22 @@ struct Node<K, V> {
     multi: Slot<K, V>,
     /// What is deeper than [`MAX_DEPTH`].
     tails: Option<Arc<SmallMap<Tail, Subscribers<K, V>>>>,
+}
+
+/// What is below a level that has a name.
+#[derive(Clone)]
+enum Child<K, V> {
+    Node(Arc<Node<K, V>>),
+    /// The only filter there. What was a node stays one, until it is empty.
+    Leaf(Arc<Leaf<K, V>>),
+}
+
+/// A filter from some level on.
+#[derive(Clone)]
+struct Leaf<K, V> {
+    /// What follows the level; `None`: nothing.
+    rest: Option<Box<str>>,
+    who: Subscribers<K, V>,
 }
 
 /// Subscribers are apart from their node: most nodes have none, and a copied node does not copy them.
@@ -71,8 +88,8 @@ impl<K: Ord + Clone, V: Clone> FilterTrie<K, V> {
     /// Every filter, key and value, in an order that depends on nothing but the content: a filter before those
     /// below it, names before `+`, keys rising. Not for hot paths: filters are put together from their levels.
     pub fn filters(&self) -> impl Iterator<Item = (TopicFilter, &K, &V)> {
-        let root = std::iter::once((None, &*self.root));
-        root.chain(Walk::new(&self.root)).flat_map(|(path, node)| node.entries(path.as_deref()))
+        let root = std::iter::once((None, Visited::Node(&*self.root)));
+        root.chain(Walk::new(&self.root)).flat_map(|(path, visited)| visited.entries(path.as_deref()))
     }
 
     /// Pairs of filter and key.
@@ -96,6 +113,64 @@ impl<K: Ord + Clone, V: Clone> FilterTrie<K, V> {
         let (level, rest) = split_level(topic);
         if let Some(child) = self.root.children.get(level) {
             child.matches(rest, 1, found);
+        }
+    }
+}
+
+impl<K, V> Leaf<K, V> {
+    fn matches(&self, topic: Rest<'_>) -> bool {
+        match (self.rest.as_deref(), topic) {
+            (None, None) => true,
+            (None, Some(_)) => false,
+            // Section 4.7.1.2: `#` stands for the level above it, too.
+            (Some(filter), None) => filter == "#",
+            (Some(filter), Some(topic)) => tail_matches(filter, topic),
+        }
+    }
+}
+
+impl<K: Ord + Clone, V: Clone> Child<K, V> {
+    /// A filter that is alone below a level.
+    fn leaf(rest: Rest<'_>, who: Subscribers<K, V>) -> Self {
+        Self::Leaf(Arc::new(Leaf { rest: rest.map(Box::from), who }))
+    }
+
+    /// The subscribers of a filter, behind this level; it is there afterwards.
+    fn subscribers_mut(&mut self, rest: Rest<'_>, depth: usize) -> &mut Subscribers<K, V> {
+        if matches!(self, Self::Leaf(leaf) if leaf.rest.as_deref() != rest) {
+            let mut node = Node::default();
+            if let Self::Leaf(leaf) = std::mem::replace(self, Self::Node(Arc::default())) {
+                let Leaf { rest, who } = Arc::unwrap_or_clone(leaf);
+                node.place(rest.as_deref(), depth, who);
+            }
+            *self = Self::Node(Arc::new(node));
+        }
+        match self {
+            Self::Leaf(leaf) => &mut Arc::make_mut(leaf).who,
+            Self::Node(node) => Arc::make_mut(node).subscribers_mut(rest, depth),
+        }
+    }
+
+    /// Removes a subscriber that is there; whether anything is left below the level.
+    fn remove(&mut self, rest: Rest<'_>, depth: usize, who: (&TopicFilter, &K)) -> (Option<V>, bool) {
+        match self {
+            Self::Leaf(leaf) if leaf.rest.as_deref() != rest => (None, true),
+            Self::Leaf(leaf) => {
+                let leaf = Arc::make_mut(leaf);
+                (leaf.who.remove(who.0, who.1), !leaf.who.is_empty())
+            }
+            Self::Node(node) => {
+                let node = Arc::make_mut(node);
+                (node.remove(rest, depth, who), !node.is_empty())
+            }
+        }
+    }
+
+    fn matches(&self, rest: Rest<'_>, depth: usize, found: &mut Matches<K, V>) {
+        match self {
+            Self::Node(node) => node.matches(rest, depth, found),
+            Self::Leaf(leaf) if leaf.matches(rest) => leaf.who.add_to(found),
+            Self::Leaf(_) => {}
         }
     }
 }
@@ -134,23 +209,38 @@ impl<K: Ord + Clone, V: Clone> Node<K, V> {
                 Step::Multi => return node.multi.as_deref(),
                 Step::Tail(text) => return node.tails.as_ref()?.get(&Tail(text.into())),
                 Step::Single(rest) => (node.single.as_ref()?, rest),
-                Step::Level(level, rest) => (node.children.get(level)?, rest),
+                Step::Level(level, rest) => match node.children.get(level)? {
+                    Child::Node(child) => (child, rest),
+                    Child::Leaf(leaf) => return (leaf.rest.as_deref() == rest).then_some(&leaf.who),
+                },
             };
         }
         None
     }
 
     fn subscribers_mut(&mut self, rest: Rest<'_>, depth: usize) -> &mut Subscribers<K, V> {
-        let (child, rest) = match Step::of(rest, depth) {
-            Step::Here => return Arc::make_mut(self.here.get_or_insert_default()),
-            Step::Multi => return Arc::make_mut(self.multi.get_or_insert_default()),
+        match Step::of(rest, depth) {
+            Step::Here => Arc::make_mut(self.here.get_or_insert_default()),
+            Step::Multi => Arc::make_mut(self.multi.get_or_insert_default()),
             Step::Tail(text) => {
-                return Arc::make_mut(self.tails.get_or_insert_default()).get_or_default(&Tail(text.into()));
+                Arc::make_mut(self.tails.get_or_insert_default()).get_or_default(&Tail(text.into()))
             }
-            Step::Single(rest) => (self.single.get_or_insert_default(), rest),
-            Step::Level(level, rest) => (self.children.get_or_default(level), rest),
-        };
-        Arc::make_mut(child).subscribers_mut(rest, depth + 1)
+            Step::Single(rest) => {
+                Arc::make_mut(self.single.get_or_insert_default()).subscribers_mut(rest, depth + 1)
+            }
+            Step::Level(level, rest) => {
+                let leaf = || Child::leaf(rest, Subscribers::default());
+                self.children.get_or_insert_with(level, leaf).subscribers_mut(rest, depth + 1)
+            }
+        }
+    }
+
+    /// Puts the subscribers of a filter that is not there yet into a node that has nothing else.
+    fn place(&mut self, rest: Rest<'_>, depth: usize, who: Subscribers<K, V>) {
+        match Step::of(rest, depth) {
+            Step::Level(level, rest) => drop(self.children.insert(level.into(), Child::leaf(rest, who))),
+            _ => *self.subscribers_mut(rest, depth) = who,
+        }
     }
 
     /// Removes a subscriber that is there, and every node that this leaves empty.
@@ -168,9 +258,8 @@ impl<K: Ord + Clone, V: Clone> Node<K, V> {
                 removed
             }
             Step::Level(level, rest) => {
-                let child = Arc::make_mut(self.children.get_mut(level)?);
-                let removed = child.remove(rest, depth + 1, who);
-                if child.is_empty() {
+                let (removed, is_left) = self.children.get_mut(level)?.remove(rest, depth + 1, who);
+                if !is_left {
                     self.children.remove(level);
                 }
                 removed
@@ -216,16 +305,33 @@ impl<K: Ord + Clone, V: Clone> Node<K, V> {
         }
     }
 
-    /// Whoever hangs on this node, `path` being the levels down to it.
-    fn entries<'a>(
-        &'a self,
-        path: Option<&str>,
-    ) -> impl Iterator<Item = (TopicFilter, &'a K, &'a V)> + use<'a, K, V> {
+    /// Whoever hangs on this node, `path` being the levels down to it: each filter and its subscribers.
+    fn slots(&self, path: Option<&str>) -> Vec<(String, &Subscribers<K, V>)> {
         let here = self.here.iter().map(|who| (path.unwrap_or_default().to_owned(), &**who));
         let multi = self.multi.iter().map(|who| (join(path, "#"), &**who));
         let tails = self.tails.iter().flat_map(|tails| tails.iter());
         let tails = tails.map(|(tail, who)| (join(path, &tail.0), who));
-        let slots: Vec<_> = here.chain(tails).chain(multi).collect();
+        here.chain(tails).chain(multi).collect()
+    }
+}
+
+/// What is below a level.
+enum Visited<'a, K, V> {
+    Node(&'a Node<K, V>),
+    Leaf(&'a Leaf<K, V>),
+}
+
+impl<'a, K: Ord + Clone, V: Clone> Visited<'a, K, V> {
+    /// Whoever hangs on it itself, `path` being the levels down to it.
+    fn entries(
+        self,
+        path: Option<&str>,
+    ) -> impl Iterator<Item = (TopicFilter, &'a K, &'a V)> + use<'a, K, V> {
+        let slots = match self {
+            Self::Node(node) => node.slots(path),
+            Self::Leaf(Leaf { rest: None, who }) => vec![(path.unwrap_or_default().to_owned(), who)],
+            Self::Leaf(Leaf { rest: Some(rest), who }) => vec![(join(path, rest), who)],
+        };
         slots.into_iter().flat_map(|(text, who)| who.entries(&text))
     }
 }
@@ -243,7 +349,7 @@ fn join(path: Option<&str>, level: &str) -> String {
     path.map_or_else(|| level.to_owned(), |path| [path, "/", level].concat())
 }
 
-/// Every node below the root with the text of its levels, parents first.
+/// Every node and leaf below the root with the text of its levels, parents first.
 struct Walk<'a, K, V> {
     /// The path to a node, and what is left to visit below it.
     stack: Vec<(Path, Below<'a, K, V>)>,
@@ -254,7 +360,7 @@ type Path = Option<Arc<str>>;
 
 /// Children by name, then `+`.
 struct Below<'a, K, V> {
-    children: small_map::Iter<'a, Arc<str>, Arc<Node<K, V>>>,
+    children: small_map::Iter<'a, Arc<str>, Child<K, V>>,
     single: Option<&'a Node<K, V>>,
 }
 
@@ -269,25 +375,32 @@ impl<'a, K: Ord + Clone, V: Clone> Below<'a, K, V> {
         Self { children: node.children.iter(), single: node.single.as_deref() }
     }
 
-    fn next(&mut self) -> Option<(&'a str, &'a Node<K, V>)> {
-        let named = self.children.next().map(|(level, node)| (&**level, &**node));
-        named.or_else(|| self.single.take().map(|node| ("+", node)))
+    fn next(&mut self) -> Option<(&'a str, Visited<'a, K, V>)> {
+        let Some((level, child)) = self.children.next() else {
+            return self.single.take().map(|node| ("+", Visited::Node(node)));
+        };
+        Some(match child {
+            Child::Node(node) => (level, Visited::Node(node)),
+            Child::Leaf(leaf) => (level, Visited::Leaf(leaf)),
+        })
     }
 }
 
 impl<'a, K: Ord + Clone, V: Clone> Iterator for Walk<'a, K, V> {
-    type Item = (Path, &'a Node<K, V>);
+    type Item = (Path, Visited<'a, K, V>);
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             let (path, below) = self.stack.last_mut()?;
-            let Some((level, node)) = below.next() else {
+            let Some((level, visited)) = below.next() else {
                 self.stack.pop();
                 continue;
             };
             let path: Path = Some(join(path.as_deref(), level).into());
-            self.stack.push((path.clone(), Below::new(node)));
-            return Some((path, node));
+            if let Visited::Node(node) = visited {
+                self.stack.push((path.clone(), Below::new(node)));
+            }
+            return Some((path, visited));
         }
     }
 }

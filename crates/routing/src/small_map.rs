@@ -1,8 +1,8 @@
 //! An ordered persistent map that is small when it holds little. Knows no topics. Start at [`SmallMap`].
 //!
 //! Most trie nodes have one child and most filters one subscriber, and a B-tree leaf has room for sixteen
-//! entries whatever it holds: a few entries are a sorted vector of exact size instead. Only a map of many
-//! entries needs the B-tree, whose clone is O(1).
+//! entries whatever it holds: one entry is in the map itself, and a few are a sorted vector of exact size. Only a map of
+//! many entries needs the B-tree, whose clone is O(1).
 
 use std::borrow::Borrow;
 
@@ -16,7 +16,9 @@ const FEW: usize = 4;
 
 #[derive(Clone)]
 pub(crate) enum SmallMap<K, V> {
-    /// Sorted by key, below [`MANY`] entries.
+    /// One entry.
+    One((K, V)),
+    /// None, or sorted by key, below [`MANY`] entries.
     Few(Vec<(K, V)>),
     /// Above [`FEW`] entries.
     Many(OrdMap<K, V>),
@@ -35,6 +37,7 @@ impl<K, V> SmallMap<K, V> {
 
     pub(crate) fn len(&self) -> usize {
         match self {
+            Self::One(_) => 1,
             Self::Few(list) => list.len(),
             Self::Many(map) => map.len(),
         }
@@ -49,6 +52,7 @@ impl<K: Ord, V> SmallMap<K, V> {
     /// In key order.
     pub(crate) fn iter(&self) -> Iter<'_, K, V> {
         match self {
+            Self::One(entry) => Iter::Few(std::slice::from_ref(entry).iter()),
             Self::Few(list) => Iter::Few(list.iter()),
             Self::Many(map) => Iter::Many(map.iter()),
         }
@@ -62,6 +66,7 @@ impl<K: Ord + Clone, V: Clone> SmallMap<K, V> {
         Q: Ord + ?Sized,
     {
         match self {
+            Self::One((have, value)) => (have.borrow() == key).then_some(value),
             Self::Few(list) => {
                 let at = list.binary_search_by(|(have, _)| have.borrow().cmp(key)).ok()?;
                 list.get(at).map(|(_, value)| value)
@@ -76,6 +81,7 @@ impl<K: Ord + Clone, V: Clone> SmallMap<K, V> {
         Q: Ord + ?Sized,
     {
         match self {
+            Self::One((have, value)) => ((*have).borrow() == key).then_some(value),
             Self::Few(list) => {
                 let at = list.binary_search_by(|(have, _)| have.borrow().cmp(key)).ok()?;
                 list.get_mut(at).map(|(_, value)| value)
@@ -86,6 +92,21 @@ impl<K: Ord + Clone, V: Clone> SmallMap<K, V> {
 
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
         match self {
+            Self::One((have, old)) if *have == key => Some(std::mem::replace(old, value)),
+            Self::One(_) => {
+                if let Self::One(entry) = std::mem::take(self) {
+                    let first = usize::from(entry.0 < key);
+                    let mut list = vec![entry];
+                    list.reserve_exact(1);
+                    list.insert(first, (key, value));
+                    *self = Self::Few(list);
+                }
+                None
+            }
+            Self::Few(list) if list.is_empty() => {
+                *self = Self::One((key, value));
+                None
+            }
             Self::Few(list) => {
                 let at = match list.binary_search_by(|(have, _)| have.cmp(&key)) {
                     Ok(at) => return list.get_mut(at).map(|slot| std::mem::replace(&mut slot.1, value)),
@@ -109,15 +130,32 @@ impl<K: Ord + Clone, V: Clone> SmallMap<K, V> {
         Q: Ord + ?Sized,
         V: Default,
     {
+        self.get_or_insert_with(key, V::default)
+    }
+
+    /// The value of a key, put there first if it is missing.
+    pub(crate) fn get_or_insert_with<Q>(&mut self, key: &Q, value: impl FnOnce() -> V) -> &mut V
+    where
+        K: Borrow<Q> + for<'a> From<&'a Q>,
+        Q: Ord + ?Sized,
+    {
+        if let Self::Many(map) = self {
+            return map.entry(K::from(key)).or_insert_with(value);
+        }
         if self.get(key).is_none() {
-            self.insert(K::from(key), V::default());
+            self.insert(K::from(key), value());
         }
         match self {
+            Self::One((_, value)) => value,
             Self::Few(list) => {
                 let at = list.partition_point(|(have, _)| have.borrow() < key);
                 &mut list[at].1 // in range: the key is there
             }
-            Self::Many(map) => map.entry(K::from(key)).or_default(),
+            // It has become one only now.
+            Self::Many(map) => match map.get_mut(key) {
+                Some(value) => value,
+                None => unreachable!("the key is there"),
+            },
         }
     }
 
@@ -127,9 +165,19 @@ impl<K: Ord + Clone, V: Clone> SmallMap<K, V> {
         Q: Ord + ?Sized,
     {
         match self {
+            Self::One((have, _)) if (*have).borrow() != key => None,
+            Self::One(_) => match std::mem::take(self) {
+                Self::One((_, value)) => Some(value),
+                _ => None,
+            },
             Self::Few(list) => {
                 let at = list.binary_search_by(|(have, _)| have.borrow().cmp(key)).ok()?;
                 let (_, value) = list.remove(at);
+                if list.len() == 1
+                    && let Some(entry) = list.pop()
+                {
+                    *self = Self::One(entry);
+                }
                 Some(value)
             }
             Self::Many(map) => {

@@ -13,9 +13,11 @@ use crate::small_map::SmallMap;
 #[derive(Clone)]
 pub(crate) struct Subscribers<K, V> {
     plain: SmallMap<K, V>,
-    /// By name; under [`EXCLUSIVE`] whoever has the exclusive filter.
-    groups: SmallMap<Arc<str>, Group<K, V>>,
+    /// By name; under [`EXCLUSIVE`] whoever has the exclusive filter. Boxed: most filters have none.
+    groups: Option<Box<Groups<K, V>>>,
 }
+
+type Groups<K, V> = SmallMap<Arc<str>, Group<K, V>>;
 
 /// No name of a shared group: those have at least one character.
 const EXCLUSIVE: &str = "";
@@ -36,13 +38,13 @@ struct Group<K, V> {
 
 impl<K, V> Default for Subscribers<K, V> {
     fn default() -> Self {
-        Self { plain: SmallMap::new(), groups: SmallMap::new() }
+        Self { plain: SmallMap::new(), groups: None }
     }
 }
 
 impl<K, V> Subscribers<K, V> {
     pub(crate) fn is_empty(&self) -> bool {
-        self.plain.is_empty() && self.groups.is_empty()
+        self.plain.is_empty() && self.groups.is_none()
     }
 }
 
@@ -50,34 +52,39 @@ impl<K: Ord + Clone, V: Clone> Subscribers<K, V> {
     pub(crate) fn get(&self, filter: &TopicFilter, key: &K) -> Option<&V> {
         match group_of(filter) {
             None => self.plain.get(key),
-            Some(name) => self.groups.get(name)?.members.get(key),
+            Some(name) => self.groups.as_ref()?.get(name)?.members.get(key),
         }
     }
 
     pub(crate) fn insert(&mut self, filter: &TopicFilter, key: K, value: V) -> Option<V> {
         let Some(name) = group_of(filter) else { return self.plain.insert(key, value) };
-        if let Some(group) = self.groups.get_mut(name) {
+        let groups = self.groups.get_or_insert_default();
+        if let Some(group) = groups.get_mut(name) {
             return group.members.insert(key, value);
         }
         let mut members = SmallMap::new();
         members.insert(key, value);
-        self.groups.insert(name.into(), Group { filter: detached(filter), members });
+        groups.insert(name.into(), Group { filter: detached(filter), members });
         None
     }
 
     pub(crate) fn remove(&mut self, filter: &TopicFilter, key: &K) -> Option<V> {
         let Some(name) = group_of(filter) else { return self.plain.remove(key) };
-        let group = self.groups.get_mut(name)?;
+        let groups = self.groups.as_mut()?;
+        let group = groups.get_mut(name)?;
         let removed = group.members.remove(key);
         if group.members.is_empty() {
-            self.groups.remove(name);
+            groups.remove(name);
+        }
+        if groups.is_empty() {
+            self.groups = None;
         }
         removed
     }
 
     pub(crate) fn add_to(&self, found: &mut Matches<K, V>) {
         found.plain.extend(self.plain.iter().map(owned));
-        for (name, group) in self.groups.iter() {
+        for (name, group) in self.groups.iter().flat_map(|groups| groups.iter()) {
             let members = group.members.iter().map(owned);
             if &**name == EXCLUSIVE {
                 found.plain.extend(members);
@@ -97,7 +104,8 @@ impl<K: Ord + Clone, V: Clone> Subscribers<K, V> {
         let plain = plain
             .into_iter()
             .flat_map(|filter| self.plain.iter().map(move |(key, value)| (filter.clone(), key, value)));
-        let shared = self.groups.iter().flat_map(|(_, group)| {
+        let groups = self.groups.iter().flat_map(|groups| groups.iter());
+        let shared = groups.flat_map(|(_, group)| {
             group.members.iter().map(|(key, value)| (group.filter.clone(), key, value))
         });
         plain.chain(shared)
