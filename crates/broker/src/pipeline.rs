@@ -166,6 +166,8 @@ pub(crate) struct Pipeline<T> {
     routed: usize,
     /// What stops the pipeline.
     full: Option<Full>,
+    /// A message was not published, and is to be taken again: so is all that came behind it, or it would overtake (P9).
+    is_over: bool,
 }
 
 impl<T> Pipeline<T> {
@@ -180,8 +182,19 @@ impl<T> Pipeline<T> {
         let config = &local.config;
         let resolver = Resolver::new(config.overlapping, Some(cluster.clone()));
         let picker = Picker::new(config.shared_strategy);
-        let (pending, epoch) = (VecDeque::new(), 0);
-        Self { local, cluster, resolver, picker, bell, incarnation, epoch, pending, routed: 0, full: None }
+        Self {
+            local,
+            cluster,
+            resolver,
+            picker,
+            bell,
+            incarnation,
+            epoch: 0,
+            pending: VecDeque::new(),
+            routed: 0,
+            full: None,
+            is_over: false,
+        }
     }
 
     /// Of the connection with this epoch.
@@ -196,7 +209,7 @@ impl<T> Pipeline<T> {
 
     /// Takes a message of a shard's outbox: for all that want it, or for one member of each of these shared
     /// subscriptions only; with where it goes of shared subscriptions, as far as that is noted in the shard. Dropped
-    /// with its token, it is to be taken again.
+    /// with its token, it is to be taken again, by a new pipeline; this one drops all that comes behind it.
     pub(crate) fn admit_of_outbox(
         &mut self,
         message: Arc<Message>,
@@ -220,6 +233,9 @@ impl<T> Pipeline<T> {
     }
 
     fn push(&mut self, pending: Pending<T>) {
+        if self.is_over {
+            return;
+        }
         self.pending.push_back(pending);
         self.advance();
     }
@@ -410,9 +426,9 @@ impl<T> Pipeline<T> {
         };
         let Some(pending) = self.pending.get_mut(self.routed) else { return false };
         if matches!(stage, Stage::Void) {
-            pending.token = None;
-            pending.stage = Stage::done(ReasonCode::Success);
-            return true;
+            self.pending.truncate(self.routed);
+            self.is_over = true;
+            return false;
         }
         let routed = stage.is_routed();
         (pending.stage, pending.only, pending.picks) = (stage, only, picks);
