@@ -193,7 +193,7 @@ fn rmqttd(plugins: &Path, ports: &[Ports], index: usize) -> String {
          disabled_default_startups = [\"rmqtt-http-api\", \"rmqtt-acl\", \"rmqtt-counter\"]\n\
          [listener.tcp.external]\naddr = \"127.0.0.1:{mqtt}\"\nallow_anonymous = true\nmin_keepalive = 0\n\
          allow_zero_keepalive = true\nmax_connections = 100000\nmax_handshaking_limit = 10000\n\
-         max_inflight = 256\nmax_mqueue_len = 1000000\nmqueue_rate_limit = \"10000000/1s\"\n",
+         max_inflight = 256\nmax_mqueue_len = 1000000\nmqueue_rate_limit = \"10000000,1s\"\n",
         index + 1,
         plugins.display()
     )
