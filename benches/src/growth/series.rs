@@ -120,6 +120,13 @@ fn under_way(size: u64) -> u64 {
     ((4 << 20) / size).clamp(4, 100)
 }
 
+const THOUSAND_TO_MILLION: &[Point] = &[
+    point("1,000", 1_000),
+    point("10,000", 10_000),
+    point("100,000", 100_000),
+    point("1,000,000", 1_000_000),
+];
+
 /// All of them.
 pub const SERIES: &[Series] = &[
     Series {
@@ -157,12 +164,7 @@ pub const SERIES: &[Series] = &[
     },
     Series {
         name: "filters",
-        points: &[
-            point("1,000", 1_000),
-            point("10,000", 10_000),
-            point("100,000", 100_000),
-            point("1,000,000", 1_000_000),
-        ],
+        points: THOUSAND_TO_MILLION,
         settings: &[],
         loads: &[
             Load {
@@ -250,12 +252,7 @@ pub const SERIES: &[Series] = &[
     },
     Series {
         name: "messages in a durable queue",
-        points: &[
-            point("1,000", 1_000),
-            point("10,000", 10_000),
-            point("100,000", 100_000),
-            point("1,000,000", 1_000_000),
-        ],
+        points: THOUSAND_TO_MILLION,
         settings: &[],
         loads: &[Load {
             doing: Doing::Bench(|size| format!("durable --publishers 4 --messages {}", size / 4)),

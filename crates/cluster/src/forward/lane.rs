@@ -1,4 +1,4 @@
-//! The sending side of a lane: a bounded queue, what is sent but not accepted yet, and the task that
+//! The sending side of a lane: a bounded queue with what is sent but not accepted yet (`queue.rs`), and the task that
 //! moves it.
 //!
 //! Policy when full: QoS 0 is dropped and counted, QoS 1/2 makes the publisher wait. What the peer has
@@ -7,12 +7,10 @@
 //! wanted the messages, and all tickets are released. A message of QoS 0 is sent once, so it is written at once into
 //! the batch that it will be sent with. Start at [`Lane::push`] and [`Lane::post`].
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
@@ -22,17 +20,13 @@ use tonic::Code;
 use zwerm_wire::QoS;
 
 use super::doubts::{Doubtful, Doubts};
-use super::record::{Body, Outgoing, Target, VERSION, put_loose, put_record, record_len};
+use super::queue::{Entry, Filling, Queued, State};
+use super::record::{Body, Outgoing, Target, VERSION};
 use crate::NodeId;
 use crate::receipt::Ticket;
 use crate::transport::Peers;
 use crate::transport::proto::{ForwardAck, ForwardBatch};
 
-/// A batch is closed when it is about this long or holds so many records.
-const BATCH_BYTES: usize = 256 * 1024;
-const BATCH_RECORDS: usize = 512;
-/// Room that a batch of records that are sent once begins with.
-const LOOSE_BYTES: usize = 4 * 1024;
 /// Batches handed to gRPC and not yet written.
 const STREAM_QUEUE: usize = 4;
 const RETRY: Duration = Duration::from_millis(100);
@@ -68,186 +62,6 @@ pub struct LaneCounters {
 /// The lane takes no more QoS 1/2 now; see [`Lane::wait_room`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LaneFull;
-
-#[derive(Debug)]
-struct Entry {
-    sequence: u64,
-    target: Target,
-    body: Body,
-    /// `Some` for QoS 1/2; dropped with the entry when the peer has accepted it.
-    ticket: Option<Ticket>,
-    qos: QoS,
-    /// When it was taken, if it expires.
-    taken: Option<Instant>,
-    /// The peer may have it: it was in a batch of an earlier stream, or was on its way there before.
-    sent: bool,
-}
-
-impl Entry {
-    /// The peer may have it, and nobody else may get it before that is known. What a shard publishes stays with the
-    /// peer that it was picked for, for another leader of the shard may send it there, too.
-    fn is_doubtful(&self) -> bool {
-        let is_doubtful = self.qos == QoS::ExactlyOnce && (self.sent || self.body.origin().is_some());
-        #[cfg(feature = "sabotage")]
-        let is_doubtful =
-            is_doubtful && !zwerm_sabotage::is_broken(zwerm_sabotage::Rule::SettleBeforeAnother);
-        is_doubtful
-    }
-
-    fn waited_ms(&self) -> u64 {
-        let waited = self.taken.map_or(Duration::ZERO, |taken| taken.elapsed());
-        u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-/// Records that are sent once, as a batch has them: the first has no delta.
-#[derive(Debug)]
-struct Loose {
-    first: u64,
-    last: u64,
-    count: usize,
-    records: BytesMut,
-}
-
-impl Loose {
-    fn has_room(&self) -> bool {
-        self.count < BATCH_RECORDS && self.records.len() < BATCH_BYTES
-    }
-
-    /// The delta of the first record behind one of this sequence: a varint of one byte, as the 0 that stands there.
-    /// `None`: it is too far away.
-    fn delta_behind(&self, last: Option<u64>) -> Option<u8> {
-        let Some(last) = last else { return Some(0) };
-        u8::try_from(self.first - last).ok().filter(|delta| *delta < 0x80)
-    }
-}
-
-#[derive(Debug)]
-enum Queued {
-    One(Entry),
-    Loose(Loose),
-}
-
-#[derive(Debug, Default)]
-struct State {
-    queue: VecDeque<Queued>,
-    /// Records in `queue` and `unaccepted`.
-    messages: usize,
-    /// Taken and not counted yet.
-    uncounted: u64,
-    /// QoS 1/2, sent in the present stream, in order of sequence.
-    unaccepted: VecDeque<Entry>,
-    /// The peer is another incarnation by now: it took nothing of the present stream, and will take nothing of any.
-    refused: bool,
-    next_sequence: u64,
-    bytes: usize,
-    closed: bool,
-}
-
-impl State {
-    /// Puts what was not accepted back to the front of the queue. The peer may have it, unless it refused the stream.
-    fn unsend(&mut self) {
-        while let Some(mut entry) = self.unaccepted.pop_back() {
-            entry.sent |= !self.refused;
-            self.queue.push_front(Queued::One(entry));
-        }
-    }
-
-    /// The sequence of the next record, of so many bytes.
-    fn take(&mut self, bytes: usize) -> u64 {
-        let sequence = self.next_sequence;
-        self.next_sequence += 1;
-        self.bytes += bytes;
-        self.messages += 1;
-        self.uncounted += 1;
-        sequence
-    }
-
-    fn is_full(&self, limits: LaneLimits) -> bool {
-        self.messages >= limits.messages || self.bytes >= limits.bytes
-    }
-
-    /// Writes a record that is sent once into the last batch that has room.
-    fn put_loose(&mut self, target: &Target, message: &Outgoing<'_>) {
-        let sequence = self.take(0);
-        if !matches!(self.queue.back(), Some(Queued::Loose(loose)) if loose.has_room()) {
-            let records = BytesMut::with_capacity(LOOSE_BYTES);
-            self.queue.push_back(Queued::Loose(Loose { first: sequence, last: sequence, count: 0, records }));
-        }
-        if let Some(Queued::Loose(loose)) = self.queue.back_mut() {
-            let before = loose.records.len();
-            put_loose(sequence - loose.last, target, message, &mut loose.records);
-            self.bytes += loose.records.len() - before;
-            (loose.last, loose.count) = (sequence, loose.count + 1);
-        }
-    }
-
-    /// Moves the front of the queue into a batch; false when that is full or the queue empty.
-    fn fill(&mut self, batch: &mut Filling) -> bool {
-        match self.queue.pop_front() {
-            None => false,
-            Some(Queued::One(entry)) if batch.has_room(1, record_len(&entry.target, &entry.body)) => {
-                let delta = entry.sequence - batch.last.unwrap_or(entry.sequence);
-                put_record(delta, &entry.target, entry.waited_ms(), &entry.body, &mut batch.records);
-                batch.holds(entry.sequence, entry.sequence, 1);
-                if entry.qos == QoS::AtMostOnce {
-                    self.bytes -= entry.body.len();
-                    self.messages -= 1;
-                } else {
-                    self.unaccepted.push_back(entry);
-                }
-                true
-            }
-            Some(Queued::Loose(loose))
-                if batch.has_room(loose.count, loose.records.len())
-                    && loose.delta_behind(batch.last).is_some() =>
-            {
-                self.bytes -= loose.records.len();
-                self.messages -= loose.count;
-                batch.take(loose);
-                true
-            }
-            Some(queued) => {
-                self.queue.push_front(queued);
-                false
-            }
-        }
-    }
-}
-
-/// A batch that is being filled.
-#[derive(Debug, Default)]
-struct Filling {
-    first: Option<u64>,
-    last: Option<u64>,
-    count: usize,
-    records: BytesMut,
-}
-
-impl Filling {
-    /// Also what is larger than a batch is sent, alone.
-    fn has_room(&self, count: usize, bytes: usize) -> bool {
-        self.count == 0 || (self.count + count <= BATCH_RECORDS && self.records.len() + bytes <= BATCH_BYTES)
-    }
-
-    fn take(&mut self, mut loose: Loose) {
-        if let (Some(delta), Some(first)) = (loose.delta_behind(self.last), loose.records.first_mut()) {
-            *first = delta;
-        }
-        self.holds(loose.first, loose.last, loose.count);
-        if self.records.is_empty() {
-            self.records = loose.records;
-        } else {
-            self.records.extend_from_slice(&loose.records);
-        }
-    }
-
-    fn holds(&mut self, first: u64, last: u64, count: usize) {
-        self.first.get_or_insert(first);
-        self.last = Some(last);
-        self.count += count;
-    }
-}
 
 /// The lane to one incarnation of one peer.
 #[derive(Debug)]
@@ -552,6 +366,7 @@ async fn closed(lane: &Lane) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forward::queue::{BATCH_BYTES, BATCH_RECORDS};
     use crate::forward::record::take_record;
     use crate::forward::{Origin, Record};
     use crate::receipt::{Bell, Receipt};
@@ -653,6 +468,30 @@ mod tests {
         assert_eq!(next_sequences(&lane), Some(vec![7 + batch]));
         assert_eq!(next_sequences(&lane), None);
         assert_eq!(lane.counters.taken.load(Ordering::Relaxed), 7 + batch);
+    }
+
+    #[test]
+    fn a_batch_is_no_longer_than_its_bound_unless_one_message_is() {
+        let lane = lane(10_000);
+        let sizes = [10, BATCH_BYTES - 100, 200, BATCH_BYTES + 1, 10];
+        for size in sizes {
+            let record = Record { payload: vec![0; size].into(), ..record(QoS::AtMostOnce, None) };
+            lane.post(&record.target, &record.outgoing());
+        }
+        let mut counts = Vec::new();
+        while let Some(batch) = lane.next_batch(1) {
+            let (mut records, mut sequences, mut sequence) =
+                (batch.records, Vec::new(), batch.first_sequence);
+            assert!(records.len() <= BATCH_BYTES + 32, "{} bytes", records.len());
+            while !records.is_empty() {
+                let (delta, _) = take_record(&mut records).unwrap();
+                sequence += delta;
+                sequences.push(sequence);
+            }
+            counts.push(sequences);
+        }
+        assert_eq!(counts, [vec![1, 2], vec![3], vec![4], vec![5]]);
+        assert_eq!(lane.held(), (0, 0));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod doubts;
 mod inbound;
 mod lane;
+mod queue;
 mod record;
 
 pub(crate) use doubts::{Doubtful, Doubts, settle_doubts};
