@@ -254,9 +254,8 @@ impl<T> Pipeline<T> {
     /// that makes room rings the bell. Cancel safe; follow with [`advance`](Self::advance).
     pub(crate) async fn has_room(&self) {
         match &self.full {
-            // Boxed: an idle connection is as large as all that it may ever wait for.
-            Some(Full::Lane(lane)) => Box::pin(lane.wait_room()).await,
-            Some(Full::Shard(shard)) => Box::pin(self.cluster.wait_shard(*shard)).await,
+            Some(Full::Lane(lane)) => lane.wait_room().await,
+            Some(Full::Shard(shard)) => self.cluster.wait_shard(*shard).await,
             None => std::future::pending().await,
         }
     }

@@ -4,8 +4,7 @@
 //! Policy when full: QoS 0 is dropped and counted, QoS 1/2 makes the publisher wait. What the peer has
 //! not accepted when the stream breaks is sent again with the same sequence numbers; the peer drops
 //! repeats. A lane is for one incarnation of its peer: when that is gone, so are the sessions that
-//! wanted the messages, and all tickets are released. A message of QoS 0 is sent once, so it is written at once into
-//! the batch that it will be sent with. Start at [`Lane::push`] and [`Lane::post`].
+//! wanted the messages, and all tickets are released. Start at [`Lane::push`] and [`Lane::post`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

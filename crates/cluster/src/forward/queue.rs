@@ -19,6 +19,8 @@ pub(super) const BATCH_BYTES: usize = 256 * 1024;
 pub(super) const BATCH_RECORDS: usize = 512;
 /// Room that a batch of records that are sent once begins with.
 const LOOSE_BYTES: usize = 4 * 1024;
+
+/// A message that may have to be sent again, or whose expiry counts until it is sent.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) sequence: u64,
